@@ -1,0 +1,253 @@
+"""The command line: one command a row of `stages.STAGES`, and a few that need no run directory.
+
+Nothing heavy is imported until a command runs. A RagkitError becomes one message and exit code 1.
+"""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ragkit import __version__, log
+from ragkit.errors import ConfigError, RagkitError
+from ragkit.stages import STAGES, Stage
+
+if TYPE_CHECKING:
+    from ragkit.config.blocks import StageConfig
+    from ragkit.config.load import Source
+
+app = typer.Typer(
+    help="Adapt a RAG system to your documents, and prove that it got better.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Write, check and show configurations.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+ConfigFiles = Annotated[
+    list[Path], typer.Option("--config", "-c", help="YAML; later files win", metavar="FILE")
+]
+Settings = Annotated[
+    list[str], typer.Option("--set", help="one value of the configuration", metavar="KEY=VALUE")
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="run directory", metavar="FOLDER")
+]
+Restart = Annotated[bool, typer.Option("--restart", help="begin anew; the old is kept beside")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="check and show; do nothing")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="set malformed lines aside")]
+Command = Annotated[str, typer.Argument(metavar="COMMAND", help="of ragkit, or run")]
+
+
+def main() -> None:
+    """Run the command line."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    log.setup()
+    try:
+        app()
+    except RagkitError as error:
+        for line in str(error).splitlines():
+            typer.echo(f"ragkit: {line}", err=True)
+        sys.exit(1)
+
+
+def _stage_command(stage: Stage) -> Callable[..., None]:
+    """Make the function of a command; typer reads its signature."""
+
+    def command(**given: Any) -> None:
+        source = _source(stage, given)
+        if given["dry_run"]:
+            _dry_run(stage.name, _build(stage, source))
+            return
+        from ragkit.stages.pipeline import run_stage
+
+        module = stage.load()
+        path = run_stage(stage.name, module, _build(stage, source), sys.argv, given["restart"])
+        _print(module.show(path))
+
+    kind = list[str] if stage.several else str
+    argument = Annotated[kind | None, typer.Argument(metavar=stage.metavar)]  # type: ignore[valid-type]
+    extra = {
+        name.removeprefix("--").replace("-", "_"): Annotated[
+            str | None, typer.Option(name, *_short(name), help=key, metavar="VALUE")
+        ]
+        for name, key in stage.options.items()
+    }
+    common: dict[str, tuple[Any, Any]] = {
+        "config": (ConfigFiles, []),
+        "settings": (Settings, []),
+        "output": (Output, None),
+        "restart": (Restart, False),
+        "dry_run": (DryRun, False),
+        "skip_bad": (SkipBad, False),
+    }
+    parameters = {"input_": (argument, None), **{n: (a, None) for n, a in extra.items()}, **common}
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=a)
+            for n, (a, default) in parameters.items()
+        ]
+    )
+    command.__annotations__ = {n: a for n, (a, _) in parameters.items()}
+    return command
+
+
+def _short(name: str) -> list[str]:
+    return ["-m"] if name == "--model" else []
+
+
+for _stage in STAGES.values():
+    app.command(_stage.name, help=_stage.help)(_stage_command(_stage))
+
+
+@app.command("run")
+def run_pipeline(
+    pipeline: Annotated[Path, typer.Argument(metavar="PIPELINE.yaml")],
+    settings: Settings = [],  # noqa: B006  (typer copies it)
+    output: Output = None,
+    restart: Restart = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Run the steps of a pipeline, skipping what is done."""
+    from ragkit.config import load
+    from ragkit.stages import pipeline as stage
+
+    source = load.merge(
+        [load.read_yaml(pipeline), *map(load.parse_set, settings), *_output(output)]
+    )
+    config = load.build(stage.Config, source)
+    if dry_run:
+        folder = config.output or Path("runs") / "..."
+        for item in stage.plan(config, source, folder):
+            typer.echo(f"# {item.step.id}: {item.stage.name}")
+            pending = tuple(folder / other.id for other in config.steps)
+            _dry_run(item.stage.name, item.config(pending))
+        return
+    path = stage.execute(config, source, sys.argv, restart)
+    last = config.steps[-1]
+    _print(STAGES[last.run].load().show(path))
+    typer.echo(f"run directory: {path.parent}")
+
+
+@config_app.command("init")
+def config_init(command: Command) -> None:
+    """Print a commented starter YAML for a command."""
+    from ragkit.config.describe import starter
+
+    typer.echo(starter(_config_model(command), command), nl=False)
+
+
+@config_app.command("check")
+def config_check(command: Command, files: list[Path], settings: Settings = []) -> None:  # noqa: B006
+    """Check configuration files of a command, all problems at once."""
+    from ragkit.config import load
+
+    source = load.merge([*map(load.read_yaml, files), *map(load.parse_set, settings)])
+    config = load.build(_config_model(command), source)
+    if command == "run":
+        from ragkit.stages import pipeline
+
+        assert isinstance(config, pipeline.Config)
+        pipeline.plan(config, source, config.output or Path("runs") / "checked")
+    typer.echo(f"{', '.join(map(str, files))}: fine")
+
+
+@config_app.command("show")
+def config_show(
+    command: Command,
+    config: ConfigFiles = [],  # noqa: B006
+    settings: Settings = [],  # noqa: B006
+) -> None:
+    """Print the resolved configuration of a command."""
+    from ragkit.config import load
+
+    sources = [*map(load.read_yaml, config), *map(load.parse_set, settings)]
+    _print_config(load.build(_config_model(command), load.merge(sources)))
+
+
+@config_app.command("schema")
+def config_schema(command: Command) -> None:
+    """Print the JSON Schema of a command's configuration."""
+    import json
+
+    typer.echo(json.dumps(_config_model(command).model_json_schema(), indent=2))
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, devices, precision, disk and extras."""
+    from ragkit.stages.doctor import report
+
+    _print(report())
+
+
+@app.command()
+def version() -> None:
+    """Print ragkit's version."""
+    typer.echo(__version__)
+
+
+def _source(stage: Stage, given: dict[str, Any]) -> "Source":
+    """Merge config files, --set and options into one source."""
+    from ragkit.config import load
+
+    sources = [load.read_yaml(path) for path in given["config"]]
+    named = []
+    if given["input_"]:
+        named.append(load.option(stage.argument, given["input_"], stage.metavar))
+    for name, key in stage.options.items():
+        value = given[name.removeprefix("--").replace("-", "_")]
+        if value is not None:
+            named.append(load.option(key, value, f"{name} {value}"))
+    if given["skip_bad"]:
+        named.append(load.option("skip_bad", True, "--skip-bad"))
+    sets = [load.parse_set(s) for s in given["settings"]]
+    return load.merge([*sources, *named, *sets, *_output(given["output"])])
+
+
+def _output(output: Path | None) -> list["Source"]:
+    from ragkit.config import load
+
+    return [load.option("output", str(output), "--output")] if output else []
+
+
+def _build(stage: Stage, source: "Source") -> "StageConfig":
+    from ragkit.config import load
+
+    return load.build(stage.load().Config, source)
+
+
+def _config_model(command: str) -> type["StageConfig"]:
+    if command == "run":
+        from ragkit.stages import pipeline
+
+        return pipeline.Config
+    if command not in STAGES:
+        raise ConfigError(f"no command {command!r}; there are {', '.join([*STAGES, 'run'])}")
+    return STAGES[command].load().Config
+
+
+def _dry_run(command: str, config: "StageConfig") -> None:
+    from ragkit.runs import default_path
+
+    _print_config(config)
+    typer.echo(f"# run directory: {config.output or default_path(command, config)}")
+
+
+def _print_config(config: "StageConfig") -> None:
+    import yaml
+
+    plain = config.model_dump(mode="json", by_alias=True)
+    typer.echo(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), nl=False)
+
+
+def _print(result: Any) -> None:
+    from rich.console import Console
+
+    Console(soft_wrap=isinstance(result, str)).print(result, markup=False)

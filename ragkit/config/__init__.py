@@ -1,0 +1,1 @@
+"""Configuration: YAML read with line numbers into typed models."""

@@ -1,0 +1,295 @@
+"""The blocks that several commands' configurations share.
+
+Values only: what a block means is the business of the module that takes it. Importing this module
+costs pydantic and nothing heavier.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
+
+EMBEDDED = "embedded"  # the encoder that comes with the quickstart extra
+Precision = Literal["auto", "fp32", "bf16"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+class Block(BaseModel):
+    """A mapping of a configuration; unknown keys are errors, values do not change once built."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+@dataclass(frozen=True)
+class _Mark:
+    kind: Literal["input", "model"]
+
+
+def _must_exist(path: Path, info: ValidationInfo) -> Path:
+    if not path.exists() and not is_pending(path, info.context):
+        raise ValueError(f"{str(path)!r}: no such file or folder")
+    return path
+
+
+def is_pending(path: Path, context: Mapping[str, Any] | None) -> bool:
+    """Return True for a file that an earlier step of a pipeline has still to make."""
+    return any(path.is_relative_to(folder) for folder in (context or {}).get("pending", ()))
+
+
+InputPath = Annotated[Path, _Mark("input"), AfterValidator(_must_exist)]
+ModelRef = Annotated[str, _Mark("model"), Field(min_length=1)]
+
+
+def consumed(block: BaseModel, prefix: str = "") -> Iterator[tuple[str, Path | str, str]]:
+    """Yield (dotted key, value, "input" or "model") of every file and model that a block names."""
+    for name, info in type(block).model_fields.items():
+        value, key = getattr(block, name), f"{prefix}{name}"
+        kind = next((m.kind for m in _marks([*info.metadata, info.annotation])), None)
+        for i, item in enumerate(value if isinstance(value, list | tuple) else [value]):
+            item_key = f"{key}.{i}" if isinstance(value, list | tuple) else key
+            if isinstance(item, BaseModel):
+                yield from consumed(item, f"{item_key}.")
+            elif kind and item is not None:
+                yield item_key, item, kind
+
+
+def _marks(annotations: list[Any]) -> Iterator[_Mark]:
+    for annotation in annotations:
+        if isinstance(annotation, _Mark):
+            yield annotation
+        else:
+            yield from _marks(list(get_args(annotation)))
+
+
+class StageConfig(Block):
+    """What every command's configuration has."""
+
+    output: Path | None = Field(None, description="run directory; default runs/<command>-<hash>")
+    seed: int = Field(0, description="seed of everything that is drawn at random")
+
+    skip_bad: bool = Field(
+        False, description="set malformed lines aside in bad-lines.jsonl instead of stopping"
+    )
+
+
+class Columns(Block):
+    """Names of the columns (CSV) or fields (JSONL) of foreign files; unset ones are looked for."""
+
+    text: str | None = Field(
+        None, description="the text; usual names: text, passage, content, body"
+    )
+    title: str | None = Field(None, description="the title; usual names: title, heading, name")
+    section: str | None = Field(None, description="added to the title as `Title > Section`")
+    id: str | None = Field(None, description="a unique id; made from the text where there is none")
+    doc_id: str | None = Field(None, description="the document a row belongs to; else its title")
+
+
+class Chunking(Block):
+    """How long texts are cut into passages."""
+
+    max_tokens: int = Field(200, gt=15, description="longest passage, its title included")
+    overlap: int = Field(0, ge=0, description="tokens that neighbouring passages share")
+    tokenizer: ModelRef = Field(EMBEDDED, description="whose tokens are counted: a model reference")
+
+    @model_validator(mode="after")
+    def _check_overlap(self) -> Self:
+        if self.overlap >= self.max_tokens // 2:
+            raise ValueError(f"overlap: {self.overlap} is not below half of max_tokens")
+        return self
+
+
+class DocumentSource(StageConfig):
+    """Where passages or documents are read from."""
+
+    input: InputPath = Field(description="CSV, TSV, JSONL, Markdown or text file, or a folder")
+    columns: Columns = Columns()
+    encoding: str = Field("utf-8", description="of the input files")
+    max_cell_chars: int = Field(
+        1_000_000, gt=0, description="a longer cell is taken for a missing closing quote"
+    )
+
+
+class EncoderOptions(Block):
+    """How texts become vectors; unset values are read from the model's folder."""
+
+    pooling: Literal["mean", "cls", "last"] | None = Field(
+        None, description="unset: the model's own"
+    )
+    normalize: bool | None = Field(
+        None, description="unit vectors; unset: the model's own, else yes"
+    )
+    query_prefix: str | None = Field(None, description="put before a question; unset: the model's")
+    passage_prefix: str | None = Field(None, description="put before a passage; unset: the model's")
+    max_length: int | None = Field(None, gt=2, description="tokens; unset: the model's own")
+    precision: Precision = Field(
+        "auto", description="auto: bf16 where the machine multiplies in it"
+    )
+    device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
+    trust_remote_code: bool = Field(False, description="run code that comes with a model")
+
+
+class Bm25(Block):
+    """Ranking by words (BM25)."""
+
+    type: Literal["bm25"]
+    k1: float = Field(1.2, ge=0, description="saturation of a word's count")
+    b: float = Field(0.75, ge=0, le=1, description="strength of the length normalisation")
+    stopwords: Literal["english", "none"] = Field("english", description="words left out")
+
+
+class Dense(Block):
+    """Ranking by the similarity of an encoder's vectors."""
+
+    type: Literal["dense"]
+    model: ModelRef = Field(EMBEDDED, description="hub name, folder, run directory, or embedded")
+    index: InputPath | None = Field(None, description="an index directory; unset: encode now")
+    encoder: EncoderOptions = EncoderOptions()
+
+
+class Fused(Block):
+    """Dense and BM25 together: reciprocal ranks, or a weighted sum of normalised scores."""
+
+    type: Literal["fused"]
+    method: Literal["rrf", "weighted"] = Field("rrf", description="reciprocal rank or weighted sum")
+    weight: float | Literal["auto"] = Field(
+        "auto", description="share of dense in the weighted sum, 0 to 1; auto: chosen on dev"
+    )
+    rrf_k: int = Field(60, gt=0, description="constant of reciprocal rank fusion")
+    dense: Dense = Dense(type="dense")
+    bm25: Bm25 = Bm25(type="bm25")
+
+    @model_validator(mode="after")
+    def _check_weight(self) -> Self:
+        if self.weight != "auto" and not 0 <= self.weight <= 1:
+            raise ValueError(f"weight: {self.weight} is not between 0 and 1")
+        return self
+
+
+Retriever = Annotated[Bm25 | Dense | Fused, Field(discriminator="type")]
+
+
+class Contrastive(Block):
+    """The contrastive loss over in-batch passages and hard negatives."""
+
+    temperature: float = Field(0.05, gt=0, description="similarities are divided by it")
+    n_negatives: int = Field(1, ge=0, description="hard negatives a question, drawn each epoch")
+    symmetric: float = Field(0.0, ge=0, lt=1, description="share of the passage-to-query term")
+    false_negative_margin: float | None = Field(
+        None, description="leave out candidates this much above the positive's similarity"
+    )
+
+
+class TrainLoop(Block):
+    """How long, how fast and in what steps a model is trained."""
+
+    epochs: float = Field(3.0, gt=0, description="passes over the examples")
+    batch_size: int = Field(64, gt=0, description="examples a device and step")
+    gradient_accumulation: int = Field(1, gt=0, description="steps whose gradients are added up")
+    learning_rate: float = Field(2e-5, gt=0, description="highest learning rate")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with rising rate")
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = Field(
+        "linear", description="how the learning rate falls"
+    )
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    evaluate_every: Literal["epoch"] | int = Field(
+        "epoch", description="epoch, or a number of steps"
+    )
+    patience: int | None = Field(
+        None, gt=0, description="evaluations without progress before a stop"
+    )
+    precision: Precision = Field(
+        "auto", description="auto: bf16 where the machine multiplies in it"
+    )
+    device: Literal["auto", "cpu"] = Field(
+        "auto", description="auto: an accelerator if there is one"
+    )
+    report_to: list[str] = Field([], description="tensorboard, wandb, trackio, ...")
+
+
+class Endpoint(Block):
+    """An OpenAI-compatible server. The key is named by environment variable, never written here."""
+
+    model: str = Field(description="the model's name on the server")
+    base_url: str | None = Field(None, description="the server; unset: OpenAI's own")
+    api_key_env: str = Field("OPENAI_API_KEY", description="environment variable with the key")
+    concurrency: int = Field(16, gt=0, description="requests in flight")
+    timeout_s: float = Field(60.0, gt=0, description="for one request")
+    max_retries: int = Field(5, ge=0, description="after 429, 5xx and broken connections")
+    temperature: float = Field(0.0, ge=0, description="sampling temperature")
+    max_tokens: int = Field(1024, gt=0, description="longest answer, in tokens")
+
+
+class ExtractiveAnswerer(Block):
+    """The sentences of the passages that are nearest to the question; no generator."""
+
+    type: Literal["extractive"]
+    model: ModelRef = Field(EMBEDDED, description="the encoder that compares sentences")
+    n_sentences: int = Field(1, gt=0, description="sentences in an answer")
+    min_score: float = Field(0.0, description="below this similarity it abstains; 0: never")
+    encoder: EncoderOptions = EncoderOptions()
+
+
+class HfAnswerer(Block):
+    """A local causal or encoder-decoder model."""
+
+    type: Literal["hf"]
+    model: ModelRef = Field(description="hub name, folder or run directory")
+    max_new_tokens: int = Field(128, gt=0, description="longest answer, in tokens")
+    batch_size: int = Field(8, gt=0, description="questions generated together")
+    temperature: float = Field(0.0, ge=0, description="0: greedy")
+    precision: Precision = Field(
+        "auto", description="auto: bf16 where the machine multiplies in it"
+    )
+    device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
+    trust_remote_code: bool = Field(False, description="run code that comes with a model")
+
+
+class OpenAIAnswerer(Endpoint):
+    """A model behind an OpenAI-compatible server."""
+
+    type: Literal["openai"]
+
+
+Answerer = Annotated[ExtractiveAnswerer | HfAnswerer | OpenAIAnswerer, Field(discriminator="type")]
+
+
+class HeuristicTeacher(Block):
+    """Questions by rules, without a model: from headings, definitions, lists, numbers, cloze."""
+
+    type: Literal["heuristic"]
+    n: int = Field(3, gt=0, description="questions a passage, at most")
+
+
+class RecordedTeacher(Block):
+    """The answers of an earlier teacher, looked up by passage text and style; asks nobody."""
+
+    type: Literal["recorded"]
+    journal: InputPath = Field(description="the journal.jsonl that was recorded")
+
+
+class OpenAITeacher(Endpoint):
+    """A model behind an OpenAI-compatible server."""
+
+    type: Literal["openai"]
+    n: int = Field(2, gt=0, description="questions a passage and style")
+    temperature: float = Field(0.7, ge=0, description="sampling temperature")
+
+
+Teacher = Annotated[HeuristicTeacher | RecordedTeacher | OpenAITeacher, Field(discriminator="type")]
+Style = Literal["factoid", "how-to", "keyword"]
+
+
+def beside(path: Path, name: str, context: Mapping[str, Any] | None = None) -> Path | None:
+    """Return the file called `name` in `path`'s folder, if there is or will be one."""
+    candidate = path.parent / name
+    return candidate if candidate.exists() or is_pending(candidate, context) else None

@@ -1,0 +1,117 @@
+"""Cutting documents into passages of at most so many tokens.
+
+Headings, paragraphs, lists, code blocks and sentences are respected by the splitter of the package
+semantic-text-splitter; this module adds the heading path as the title, offsets and stable ids.
+The tokenizer is the caller's choice.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from semantic_text_splitter import MarkdownSplitter, TextSplitter
+from tokenizers import Tokenizer
+
+from ragkit.data.documents import Document
+from ragkit.data.files import sha256_text
+from ragkit.data.schema import Passage
+
+_HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t]*#*$", re.MULTILINE)
+_FENCE = re.compile(r"^(```|~~~).*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
+_SMALLEST_ROOM = 16  # tokens left for the text when a title is very long
+
+
+class Chunker:
+    """Cuts documents into passages of at most `max_tokens` tokens, the title included."""
+
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int, overlap: int = 0) -> None:
+        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        self.max_tokens, self.overlap = max_tokens, overlap
+
+    def passages(self, document: Document) -> Iterator[Passage]:
+        """Yield the passages of a document; one that is short enough stays whole.
+
+        Each passage is exactly `text[start:end]` of its document; the offsets, in characters, are
+        in its meta.
+        """
+        for heading, start, text in _sections(document):
+            for offset, chunk in self._split(heading, text, document.markdown):
+                begin = start + offset
+                whole = offset == 0 and chunk == text and start == 0
+                yield make_passage(document, heading, chunk, begin, whole)
+
+    def _split(self, heading: str, text: str, markdown: bool) -> list[tuple[int, str]]:
+        room = self.max_tokens - self._count(heading) if heading else self.max_tokens
+        if self._count(text) <= room:
+            return [(0, text)]
+        kind = MarkdownSplitter if markdown else TextSplitter
+        splitter = kind.from_huggingface_tokenizer(
+            self.tokenizer,
+            max(room, _SMALLEST_ROOM),
+            overlap=min(self.overlap, max(room, _SMALLEST_ROOM) - 1),
+        )
+        return list(splitter.chunk_indices(text))
+
+    def _count(self, text: str) -> int:
+        return len(self.tokenizer.encode(text, add_special_tokens=True).ids)
+
+
+def make_passage(
+    document: Document, heading: str, text: str, start: int = 0, whole: bool = True
+) -> Passage:
+    """Return the passage that is `text` of `document`, with an id that depends on nothing else.
+
+    whole: it is all of the document, whose own id it then keeps
+    """
+    doc_id = _clean_id(document.doc_id or document.title or document.id)
+    if document.id and whole:
+        passage_id = document.id
+    else:
+        passage_id = f"{doc_id[:60] or 'doc'}-{sha256_text(heading, text)[:10]}"
+    offsets = {} if whole else {"start": start, "end": start + len(text)}
+    return Passage(passage_id, text, heading, doc_id, {**document.meta, **offsets})
+
+
+def as_passages(documents: Iterable[Document]) -> Iterator[tuple[str, Passage]]:
+    """Yield (where it was read, passage) with every document taken whole."""
+    for document in documents:
+        yield document.where, make_passage(document, document.heading, document.text)
+
+
+def _sections(document: Document) -> Iterator[tuple[str, int, str]]:
+    """Yield (heading path, offset, text) of the parts between Markdown headings."""
+    if not document.markdown:
+        yield document.heading, 0, document.text
+        return
+    text = document.text
+    fences = [m.span() for m in _FENCE.finditer(text)]
+    headings = [
+        m for m in _HEADING.finditer(text) if not any(a <= m.start() < b for a, b in fences)
+    ]
+    path: list[tuple[int, str]] = [(0, document.heading)] if document.heading else []
+    ends = [*(m.start() for m in headings), len(text)]
+    yield from _stripped(_join(path), 0, text[: ends[0]])
+    for match, (_, end) in zip(headings, pairwise(ends), strict=True):
+        level = len(match[1])
+        if level == 1 and [depth for depth, _ in path] == [0]:
+            path = []  # the page's own heading says more than its file name
+        path = [(depth, name) for depth, name in path if depth < level] + [(level, match[2])]
+        yield from _stripped(_join(path), match.end(), text[match.end() : end])
+
+
+def _stripped(heading: str, start: int, text: str) -> Iterator[tuple[str, int, str]]:
+    body = text.strip()
+    if body:
+        yield heading, start + text.index(body), body
+
+
+def _join(path: list[tuple[int, str]]) -> str:
+    return " > ".join(name for _, name in path)
+
+
+def _clean_id(name: str) -> str:
+    """Return a name as an id: NFC, white space replaced (TREC files are split at it)."""
+    return re.sub(r"\s+", "-", unicodedata.normalize("NFC", name).strip())

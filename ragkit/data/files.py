@@ -1,0 +1,271 @@
+"""Reading and writing ragkit's own files: JSONL of passages and examples, JSON, TREC, all UTF-8.
+
+Files appear whole or not at all: they are written to a temporary name beside and renamed. Malformed
+lines are reported with file and line, all of them at once, or set aside in a file of their own.
+Foreign formats are not this module's business.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from ragkit.data.schema import Example, Passage, parse_example, parse_passage, unique_passages
+from ragkit.errors import DataError, RunError
+from ragkit.log import logger
+
+T = TypeVar("T")
+_SHOWN_ERRORS = 10
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path` and rename it to `path` when all was written.
+
+    Raises:
+        RunError: the folder cannot be written, or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        encoding = None if "b" in mode else "utf-8"
+        with open(descriptor, mode, encoding=encoding, newline=None if "b" in mode else "\n") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write one JSON value, indented; NaN is an error."""
+    with atomic_write(path) as f:
+        json.dump(value, f, indent=2, ensure_ascii=False, allow_nan=False)
+        f.write("\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON value.
+
+    Raises:
+        DataError: no such file, or not JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+
+
+def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
+    """Write one JSON object a line; return how many."""
+    with atomic_write(path) as f:
+        lines = (json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in records)
+        return sum(1 for line in lines if f.write(line))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read the JSON objects of a file that ragkit wrote itself."""
+    return [record for _, record in parse_jsonl(path, _as_object)]
+
+
+def write_passages(path: Path, passages: Iterable[Passage]) -> int:
+    """Write passages as JSONL; return how many."""
+    return write_jsonl(path, (p.to_json() for p in passages))
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> int:
+    """Write examples as JSONL; return how many."""
+    return write_jsonl(path, (e.to_json() for e in examples))
+
+
+def read_corpus(path: Path, skip_bad: Path | None = None) -> dict[str, Passage]:
+    """Read a JSONL of passages, by id, in the file's order.
+
+    skip_bad: the file in which malformed lines are set aside, instead of an error
+    Raises:
+        DataError: no such file, malformed lines, no passage, or one id for two texts.
+    """
+    lines = parse_jsonl(path, parse_passage, skip_bad)
+    corpus = unique_passages((f"{path}:{number}", passage) for number, passage in lines)
+    if not corpus:
+        raise DataError(f"{path}: no passages in it")
+    return corpus
+
+
+def read_examples(
+    path: Path, corpus: Mapping[str, Passage] | None = None, skip_bad: Path | None = None
+) -> list[Example]:
+    """Read a JSONL of examples.
+
+    corpus: where given, every positive and negative id must be in it
+    skip_bad: the file in which malformed lines are set aside, instead of an error
+    Raises:
+        DataError: no such file, malformed lines, unknown passages, a repeated id, no example.
+    """
+    seen: dict[str, int] = {}
+
+    def parse(record: object) -> Example:
+        example = parse_example(record)
+        if example.id in seen:
+            raise ValueError(f"id: {example.id!r} is already in this file")
+        if corpus is not None:
+            _check_ids(example, corpus)
+        seen[example.id] = 1
+        return example
+
+    examples = [example for _, example in parse_jsonl(path, parse, skip_bad)]
+    if not examples:
+        raise DataError(f"{path}: no examples in it")
+    return examples
+
+
+class BadLines:
+    """Collects what is wrong with a file's lines, to report all at once or to set aside."""
+
+    def __init__(self, path: Path, skip_bad: Path | None) -> None:
+        self.path, self.skip_bad = path, skip_bad
+        self.found: list[tuple[int, str, str]] = []
+
+    def add(self, line: int, reason: str, text: str) -> None:
+        """Note a line (counted from 1), why it is bad, and its text."""
+        self.found.append((line, reason, text))
+
+    def finish(self) -> None:
+        """Raise a DataError that names the first ten, or write all to the `skip_bad` file."""
+        if self.found and self.skip_bad is None:
+            shown = [
+                f"{self.path}:{line}: {reason}" for line, reason, _ in self.found[:_SHOWN_ERRORS]
+            ]
+            if len(self.found) > _SHOWN_ERRORS:
+                shown.append(f"{self.path}: {len(self.found)} bad lines in all")
+            raise DataError("\n".join(shown))
+        if self.found and self.skip_bad is not None:
+            with self.skip_bad.open("a", encoding="utf-8") as f:
+                for line, reason, text in self.found:
+                    record = {"file": str(self.path), "line": line, "reason": reason, "text": text}
+                    f.write(json.dumps(record, ensure_ascii=False) + "\n")
+            logger.warning(
+                "%s: %d bad lines set aside in %s", self.path, len(self.found), self.skip_bad
+            )
+
+
+def parse_jsonl(
+    path: Path, parse: Callable[[object], T], skip_bad: Path | None = None
+) -> list[tuple[int, T]]:
+    """Parse each non-empty line; return (line number, value) pairs.
+
+    parse: raises ValueError with what is wrong with a record
+    Raises:
+        DataError: naming the first ten malformed lines and how many there are.
+    """
+    good: list[tuple[int, T]] = []
+    bad = BadLines(path, skip_bad)
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            good.append((number, parse(json.loads(line))))
+        except json.JSONDecodeError as error:
+            bad.add(number, f"not JSON: {error.msg} (column {error.colno})", line)
+        except ValueError as error:
+            bad.add(number, str(error), line)
+    bad.finish()
+    return good
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """Read a text file, with or without a byte order mark.
+
+    Raises:
+        DataError: no such file, an unknown encoding, or bytes that are not of it.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    try:
+        return raw.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+    except LookupError as error:
+        raise DataError(f"encoding: {encoding!r} is not known to Python") from error
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}:{line}: byte 0x{raw[error.start]:02x} is not {encoding}; save the file as "
+            "UTF-8, or name its encoding (--set encoding=cp1252)"
+        ) from error
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def sha256_text(*parts: str) -> str:
+    """Return the SHA-256 of texts, in hex; ("a", "b") and ("ab", "") differ."""
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = part.encode("utf-8", "surrogatepass")
+        digest.update(len(raw).to_bytes(8, "big") + raw)
+    return digest.hexdigest()
+
+
+def write_trec_run(path: Path, run: Mapping[str, Mapping[str, float]], tag: str = "ragkit") -> None:
+    """Write a TREC run: `query Q0 passage rank score tag`, passages in the order given."""
+    with atomic_write(path) as f:
+        for query_id, scores in run.items():
+            for rank, (passage_id, score) in enumerate(scores.items(), start=1):
+                f.write(f"{query_id} Q0 {passage_id} {rank} {score:.9g} {tag}\n")
+
+
+def write_trec_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
+    """Write TREC relevance judgements: `query 0 passage relevance`."""
+    with atomic_write(path) as f:
+        for query_id, judged in qrels.items():
+            for passage_id, relevance in judged.items():
+                f.write(f"{query_id} 0 {passage_id} {relevance}\n")
+
+
+def _as_object(record: object) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise ValueError("a JSON object was expected")
+    return record
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open("rb") as f:
+            for number, raw in enumerate(f, start=1):
+                try:
+                    yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise DataError(
+                        f"{path}:{number}: byte 0x{raw[error.start]:02x} is not UTF-8"
+                    ) from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+
+
+def _check_ids(example: Example, corpus: Mapping[str, Passage]) -> None:
+    for name, ids in (
+        ("positive_ids", example.positive_ids),
+        ("negative_ids", example.negative_ids),
+    ):
+        for passage_id in ids:
+            if passage_id not in corpus:
+                raise ValueError(
+                    f"{name}: unknown passage {passage_id!r} (the corpus has {len(corpus):,} "
+                    "passages; was it chunked again?)"
+                )

@@ -1,0 +1,80 @@
+"""From scores of single questions to the means, intervals and slices of metrics.json.
+
+A score sheet is {metric: {question id: score}}; a question without a score for a metric is left out
+of its mean.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ragkit.data.nearduplicates import overlap_f1, words
+from ragkit.data.schema import Example
+from ragkit.evaluation.significance import interval
+
+Sheet = Mapping[str, Mapping[str, float]]
+
+
+def mean_scores(sheet: Sheet) -> dict[str, float]:
+    """Return the mean of each metric that has any scores."""
+    return {name: sum(s.values()) / len(s) for name, s in sheet.items() if s}
+
+
+def summarise(sheet: Sheet, clusters: Mapping[str, str], seed: int = 0) -> dict[str, Any]:
+    """Return {metric: {"mean", "ci95", "n", "clusters"}}, intervals clustered by source document.
+
+    clusters: the source document of each question
+    """
+    return {
+        name: _cell(list(scores.values()), [clusters[q] for q in scores], seed)
+        for name, scores in sheet.items()
+        if scores
+    }
+
+
+def slice_of(sheet: Sheet, questions: Iterable[str]) -> dict[str, dict[str, float]]:
+    """Return the part of a score sheet that is about the questions named."""
+    wanted = set(questions)
+    return {
+        name: {q: s for q, s in scores.items() if q in wanted} for name, scores in sheet.items()
+    }
+
+
+def slices_by(examples: Sequence[Example], keys: Sequence[str]) -> dict[str, list[str]]:
+    """Return the question ids of each value of each metadata key, as "key=value"."""
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        for example in examples:
+            found.setdefault(f"{key}={example.meta.get(key, '(none)')}", []).append(example.id)
+    return dict(sorted(found.items()))
+
+
+def leaks(
+    test: Sequence[Example], train: Sequence[Example], limit: float
+) -> list[tuple[Example, Example]]:
+    """Return the pairs of a test and a training question whose ROUGE-L reaches `limit`."""
+    by_word: dict[str, set[int]] = {}
+    asked = [words(e.question) for e in train]
+    for i, tokens in enumerate(asked):
+        for word in tokens:
+            by_word.setdefault(word, set()).add(i)
+    found = []
+    for example in test:
+        tokens = words(example.question)
+        near = {i for word in tokens for i in by_word.get(word, ())}
+        for i in sorted(near):
+            shorter, longer = sorted((len(tokens), len(asked[i])))
+            if 2 * shorter / (shorter + longer) >= limit and overlap_f1(tokens, asked[i]) >= limit:
+                found.append((example, train[i]))
+                break
+    return found
+
+
+def _cell(values: list[float], clusters: list[str], seed: int) -> dict[str, Any]:
+    estimate = interval(values, clusters, seed=seed)
+    bounds = None if estimate.low is None else [estimate.low, estimate.high]
+    return {
+        "mean": estimate.mean,
+        "ci95": bounds,
+        "n": estimate.n,
+        "clusters": estimate.clusters,
+    }

@@ -1,0 +1,33 @@
+"""Which device to compute on, and in which precision."""
+
+import torch
+
+from ragkit.errors import ModelError
+
+
+def pick_device(device: str) -> torch.device:
+    """Return the device for "auto", "cpu", "cuda" or "mps".
+
+    Raises:
+        ModelError: a device that is asked for and is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return torch.device(next((name for name, there in available.items() if there), "cpu"))
+    if not available.get(device, True):
+        raise ModelError(f"device: {device} is not available on this machine")
+    return torch.device(device)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Return whether the device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Return whether to compute in bfloat16 for a precision of "auto", "fp32" or "bf16"."""
+    return precision == "bf16" or (precision == "auto" and has_fast_bf16(device))

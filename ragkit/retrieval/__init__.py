@@ -1,0 +1,1 @@
+"""Finding passages: encoding, indexes, BM25, fusion, hard negatives."""

@@ -1,0 +1,125 @@
+"""A vector index on disk: the passages' vectors, their ids, and what they were made from.
+
+`embeddings.npy` (N, D), `ids.txt` (a line each) and `manifest.json`. Search is exact, by FAISS's
+flat inner-product index.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from ragkit.config.blocks import EncoderOptions
+from ragkit.data.files import atomic_write, read_json, read_text, sha256_text, write_json
+from ragkit.data.schema import Passage
+from ragkit.errors import DataError
+from ragkit.models.encoder import Encoder
+from ragkit.retrieval.encode import Vectors, encode
+
+
+@dataclass
+class VectorIndex:
+    """Vectors with their passage ids.
+
+    vectors: (N, D) fp32, rows in the order of `ids`
+    manifest: model, corpus hash and sizes
+    """
+
+    ids: list[str]
+    vectors: Vectors
+    manifest: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        self._flat = faiss.IndexFlatIP(self.vectors.shape[1])
+        self._flat.add(np.ascontiguousarray(self.vectors))
+
+    def search(self, queries: Vectors, top_k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return scores and row numbers of the nearest vectors, (B, top_k) each."""
+        return self._flat.search(np.ascontiguousarray(queries), min(top_k, len(self.ids)))
+
+    def save(self, folder: Path) -> None:
+        """Write ids and manifest beside the vectors, which encoding has written already."""
+        with atomic_write(folder / "ids.txt") as f:
+            f.writelines(f"{passage_id}\n" for passage_id in self.ids)
+        write_json(folder / "manifest.json", dict(self.manifest))
+
+    @classmethod
+    def load(cls, folder: Path) -> "VectorIndex":
+        """Read an index directory.
+
+        Raises:
+            DataError: files are missing, or disagree about the number of passages.
+        """
+        for name in ("embeddings.npy", "ids.txt", "manifest.json"):
+            if not (folder / name).exists():
+                raise DataError(
+                    f"{folder}: not an index ({name} is missing); make one: ragkit index"
+                )
+        ids = read_text(folder / "ids.txt").splitlines()
+        vectors = np.load(folder / "embeddings.npy", mmap_mode="r")
+        if len(ids) != len(vectors):
+            raise DataError(f"{folder}: {len(ids)} ids and {len(vectors)} vectors")
+        return cls(ids, np.asarray(vectors), read_json(folder / "manifest.json"))
+
+
+def build_index(
+    encoder: Encoder,
+    corpus: Mapping[str, Passage],
+    model: str,
+    options: EncoderOptions | None = None,
+    folder: Path | None = None,
+) -> VectorIndex:
+    """Encode a corpus; with `folder`, on disk and resumable.
+
+    model: the reference that the manifest names
+    """
+    out = None if folder is None else folder / "embeddings.npy"
+    vectors = encode(encoder, [p.rendered for p in corpus.values()], "passage", options, out)
+    manifest = {
+        "model": model,
+        "corpus_sha256": corpus_hash(corpus),
+        "passages": len(corpus),
+        "dimensions": encoder.dimensions,
+        "normalize": encoder.settings.normalize,
+    }
+    index = VectorIndex(list(corpus), vectors, manifest)
+    if folder is not None:
+        index.save(folder)
+    return index
+
+
+def check_index(index: VectorIndex, corpus: Mapping[str, Passage], dimensions: int) -> None:
+    """Refuse an index of another corpus or of an encoder with other dimensions.
+
+    Raises:
+        DataError: with what differs.
+    """
+    if index.manifest["corpus_sha256"] != corpus_hash(corpus):
+        raise DataError(
+            f"the index has {len(index.ids):,} passages of another corpus than the "
+            f"{len(corpus):,} given (text, titles or ids differ); make it again: ragkit index"
+        )
+    if index.vectors.shape[1] != dimensions:
+        raise DataError(
+            f"the index has {index.vectors.shape[1]} dimensions, the encoder {dimensions}; "
+            "it was made with another model"
+        )
+
+
+def corpus_hash(corpus: Mapping[str, Passage]) -> str:
+    """Return a hash of the ids and rendered texts of a corpus."""
+    return sha256_text(*(part for p in corpus.values() for part in (p.id, p.rendered)))
+
+
+def as_runs(
+    ids: Sequence[str], scores: NDArray[np.float32], rows: NDArray[np.int64]
+) -> list[dict[str, float]]:
+    """Turn search results into one {passage id: score} a query, best first."""
+    return [
+        {ids[row]: score for score, row in zip(row_scores, row_ids, strict=True) if row >= 0}
+        for row_scores, row_ids in zip(scores.tolist(), rows.tolist(), strict=True)
+    ]

@@ -1,0 +1,96 @@
+"""The commands, one row each; a stage is added by one file and one row here.
+
+Importing this costs nothing: a stage's module is imported when its command runs. Each module has
+`Config`, `run(config, run)` and `show(path)`; it puts parts together and computes nothing itself.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from ragkit.config.blocks import StageConfig
+    from ragkit.runs import Run
+
+
+class StageModule(Protocol):
+    """What a stage's file has."""
+
+    Config: type["StageConfig"]
+
+    def run(self, config: "StageConfig", run: "Run") -> None:
+        """Do the work and leave the results in the run directory."""
+
+    def show(self, path: Path) -> "RenderableType":
+        """Return what is printed when the run directory is done."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command.
+
+    argument: the config key that INPUT sets; several: INPUT may be given more than once
+    options: further options, by name, and the config key that each sets
+    """
+
+    name: str
+    help: str
+    argument: str
+    metavar: str
+    options: Mapping[str, str]
+    several: bool = False
+
+    def load(self) -> StageModule:
+        """Import the stage's module."""
+        module: StageModule = importlib.import_module(  # type: ignore[assignment]
+            f"ragkit.stages.{self.name.replace('-', '_')}"
+        )
+        return module
+
+
+_ENCODER = {"--model": "model"}
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("chunk", "Cut documents into passages.", "input", "FILE|FOLDER", {}),
+        Stage(
+            "qa-gen", "Generate questions and answers from passages or documents.",
+            "input", "FILE|FOLDER", {"--teacher": "teacher.type", "--limit": "limit"},
+        ),
+        Stage(
+            "mine-negatives", "Give training examples hard negatives.",
+            "examples", "EXAMPLES", {"--corpus": "corpus", **_ENCODER},
+        ),
+        Stage(
+            "train-retriever", "Train an encoder by contrastive learning with hard negatives.",
+            "examples", "EXAMPLES", {"--corpus": "corpus", "--dev": "dev", **_ENCODER},
+        ),
+        Stage("index", "Encode a corpus into an index directory.", "corpus", "CORPUS", _ENCODER),
+        Stage(
+            "search", "Search a corpus for a question, or for each of a file of examples.",
+            "query", "QUESTION|EXAMPLES",
+            {"--corpus": "corpus", "--retriever": "retriever.type", "--model": "retriever.model",
+             "--top-k": "top_k"},
+        ),
+        Stage(
+            "eval-retriever", "Measure how well a system finds the passages that answer.",
+            "examples", "EXAMPLES",
+            {"--corpus": "corpus", "--retriever": "retriever.type", "--model": "retriever.model"},
+        ),
+        Stage(
+            "eval-e2e", "Measure the answers of a retriever with an answerer on top.",
+            "examples", "EXAMPLES",
+            {"--corpus": "corpus", "--retriever": "retriever.model", "--answerer": "answerer.type",
+             "--model": "answerer.model"},
+        ),
+        Stage(
+            "compare", "Compare evaluated runs, question by question.",
+            "runs", "RUN...", {"--baseline": "baseline"}, several=True,
+        ),
+    )
+}  # fmt: skip

@@ -1,0 +1,232 @@
+"""`ragkit eval-e2e`: a retriever with an answerer on top, from test questions to scored answers."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+from rich.console import Group, RenderableType
+
+from ragkit.config.blocks import Answerer, Dense, ExtractiveAnswerer, Retriever
+from ragkit.data.files import (
+    read_json,
+    write_json,
+    write_jsonl,
+    write_trec_run,
+)
+from ragkit.data.schema import Example, Passage, qrels_of
+from ragkit.errors import EndpointError
+from ragkit.evaluation.answers import abstention, bleu, score_answer
+from ragkit.evaluation.ranking import evaluate
+from ragkit.log import progress
+from ragkit.rag.answerers import Answer, build_answerer
+from ragkit.retrieval.searchers import build_searcher, query_text
+from ragkit.runs import Run
+from ragkit.stages.retrieval import METRICS, EvaluationSource, check_leaks, report, weight_chooser
+from ragkit.stages.sources import documents_of, read_sources
+from ragkit.stages.tables import metric_table
+
+_TOGETHER = 32  # questions answered, and saved, at a time
+ANSWER_METRICS = ("em", "f1", "rouge_1", "rouge_2", "rouge_l")
+
+
+class Config(EvaluationSource):
+    """Configuration of `eval-e2e`."""
+
+    retriever: Retriever = Field(Dense(type="dense"), description="the system that finds passages")
+    answerer: Answerer = Field(
+        ExtractiveAnswerer(type="extractive"), description="the system that answers from them"
+    )
+    passages: Literal["retrieved", "gold"] = Field(
+        "retrieved", description="gold: the positives themselves, the ceiling of any retriever"
+    )
+    n_passages: int = Field(3, gt=0, description="passages that the answerer gets")
+    top_k: int = Field(100, gt=0, description="passages retrieved, for the retrieval metrics")
+
+
+def run(config: Config, run: Run) -> None:
+    """Retrieve, answer, score; write predictions.jsonl, run.trec and metrics.json."""
+    examples, corpus = read_sources(config, run)
+    train = check_leaks(config, examples)
+    documents = documents_of(examples, corpus)
+    ranked = _retrieve(config, examples, corpus, run)
+    answered = _answer(config, examples, corpus, ranked, run)
+    sheet = _score(examples, ranked, answered, gold=config.passages == "gold")
+    _write_predictions(run, examples, ranked, answered, sheet, documents)
+    write_trec_run(run / "run.trec", ranked)
+    result = report(sheet, examples, train, documents, corpus, config)
+    result |= _whole_set(examples, answered)
+    latencies = [answered[e.id].latency_ms for e in examples]
+    result["timings"] = {
+        **run.timings,
+        "answer_ms_p50": round(float(np.percentile(latencies, 50)), 3),
+        "answer_ms_p95": round(float(np.percentile(latencies, 95)), 3),
+    }
+    write_json(run / "metrics.json", result)
+
+
+def show(path: Path) -> RenderableType:
+    """Show answers' and retrieval's metrics, and where single answers are."""
+    result = read_json(path / "metrics.json")
+    counts = result["questions"]
+    title = f"{counts['all']} questions, {counts['unanswerable']} of them unanswerable"
+    rows = {"all": result["metrics"], **result["slices"]}
+    answers = metric_table(title, rows, [m for m in ANSWER_METRICS if m in result["metrics"]])
+    retrieval = [m for m in METRICS if m in result["metrics"]]
+    parts: list[RenderableType] = [answers]
+    if retrieval:
+        parts.append(metric_table("retrieval", {"all": result["metrics"]}, retrieval))
+    whole = result["whole_set"]
+    said = ", ".join(f"{k} {v:.3f}" for k, v in whole.items() if v is not None)
+    parts += [f"whole set: {said}", f"single answers: {path / 'predictions.jsonl'}"]
+    return Group(*parts)
+
+
+def _retrieve(
+    config: Config, examples: list[Example], corpus: Mapping[str, Passage], run: Run
+) -> dict[str, dict[str, float]]:
+    """Return the passages of each question, id to score."""
+    if config.passages == "gold":
+        return {e.id: dict.fromkeys(e.positive_ids, 1.0) for e in examples}
+    searcher = build_searcher(config.retriever, corpus, weight_chooser(config, corpus))
+    with run.timed("retrieval"):
+        found = searcher.search([query_text(e) for e in examples], config.top_k)
+    run.timings["retrieval_ms_per_question"] = round(
+        run.timings["retrieval"] * 1000 / len(examples), 3
+    )
+    return dict(zip((e.id for e in examples), found, strict=True))
+
+
+def _answer(
+    config: Config,
+    examples: list[Example],
+    corpus: Mapping[str, Passage],
+    ranked: Mapping[str, Mapping[str, float]],
+    run: Run,
+) -> dict[str, Answer]:
+    """Answer every question, saving as it goes; what an earlier process saved is not asked again.
+
+    Raises:
+        EndpointError: some questions got no answer; the others are saved.
+    """
+    saved = run / "answers.partial.jsonl"
+    answered = _load_answers(saved)
+    missing = [e for e in examples if e.id not in answered]
+    if missing:
+        answerer = build_answerer(config.answerer)
+        batches = [missing[i : i + _TOGETHER] for i in range(0, len(missing), _TOGETHER)]
+        with run.timed("answering"), saved.open("a", encoding="utf-8") as f:
+            for batch in progress(batches, "answering", unit="batches"):
+                top = [[corpus[p] for p in list(ranked[e.id])[: config.n_passages]] for e in batch]
+                for example, answer in zip(batch, answerer.answer(batch, top), strict=True):
+                    if answer is not None:
+                        answered[example.id] = answer
+                        f.write(json.dumps({"id": example.id, **_to_json(answer)}) + "\n")
+                f.flush()
+    if failed := [e.id for e in examples if e.id not in answered]:
+        raise EndpointError(
+            f"{len(failed)} of {len(examples)} questions got no answer ({', '.join(failed[:5])}); "
+            "the others are saved: the same command asks only for the missing ones"
+        )
+    return answered
+
+
+def _load_answers(path: Path) -> dict[str, Answer]:
+    """Read the answers that an interrupted run saved; a line cut short is asked again."""
+    if not path.exists():
+        return {}
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        found[record.pop("id")] = Answer(**{**record, "passage_ids": tuple(record["passage_ids"])})
+    path.write_text("".join(json.dumps({"id": i, **_to_json(a)}) + "\n" for i, a in found.items()))
+    return found
+
+
+def _to_json(answer: Answer) -> dict[str, Any]:
+    return {
+        "text": answer.text,
+        "abstained": answer.abstained,
+        "latency_ms": round(answer.latency_ms, 3),
+        "passage_ids": list(answer.passage_ids),
+        "usage": dict(answer.usage) if answer.usage else None,
+    }
+
+
+def _score(
+    examples: Sequence[Example],
+    ranked: dict[str, dict[str, float]],
+    answered: Mapping[str, Answer],
+    gold: bool,
+) -> dict[str, dict[str, float]]:
+    """Return the score sheet: retrieval metrics, and answer metrics where there is a reference."""
+    sheet: dict[str, dict[str, float]] = {}
+    qrels = qrels_of(examples)
+    if qrels and not gold:
+        sheet |= evaluate(qrels, ranked, METRICS)
+    for example in examples:
+        if example.answerable and not example.answers:
+            continue
+        answer = answered[example.id]
+        scores = score_answer(
+            answer.text,
+            example.answers,
+            answerable=example.answerable,
+            abstained=answer.abstained,
+        )
+        for name in ANSWER_METRICS:
+            if name in scores:
+                sheet.setdefault(name, {})[example.id] = scores[name]
+    return sheet
+
+
+def _whole_set(examples: Sequence[Example], answered: Mapping[str, Answer]) -> dict[str, Any]:
+    """Return what is measured over the set as a whole: BLEU and abstention."""
+    scored = [e for e in examples if e.answerable and e.answers]
+    found = abstention(
+        [e.answerable for e in examples], [answered[e.id].abstained for e in examples]
+    )
+    return {
+        "whole_set": {
+            "bleu": bleu([answered[e.id].text for e in scored], [e.answers for e in scored])
+            if scored
+            else None,
+            "abstention_precision": found["precision"],
+            "abstention_recall": found["recall"],
+        }
+    }
+
+
+def _write_predictions(
+    run: Run,
+    examples: Sequence[Example],
+    ranked: Mapping[str, Mapping[str, float]],
+    answered: Mapping[str, Answer],
+    sheet: Mapping[str, Mapping[str, float]],
+    documents: Mapping[str, str],
+) -> None:
+    records = (
+        {
+            "id": e.id,
+            "question": e.question,
+            "answer": answered[e.id].text,
+            "abstained": answered[e.id].abstained,
+            "answerable": e.answerable,
+            "references": list(e.answers),
+            "passages": [{"id": p, "score": s} for p, s in list(ranked[e.id].items())[:10]],
+            "answer_passage_ids": list(answered[e.id].passage_ids),
+            "positive_ids": list(e.positive_ids),
+            "document": documents[e.id],
+            "scores": {m: scores[e.id] for m, scores in sheet.items() if e.id in scores},
+            "latency_ms": round(answered[e.id].latency_ms, 3),
+            "meta": dict(e.meta),
+        }
+        for e in examples
+    )
+    write_jsonl(run / "predictions.jsonl", records)
+    (run / "answers.partial.jsonl").unlink(missing_ok=True)

@@ -1,0 +1,77 @@
+"""`ragkit eval-retriever`: how well a system finds the passages that answer test questions."""
+
+from pathlib import Path
+
+from pydantic import Field
+from rich.console import Group, RenderableType
+
+from ragkit.config.blocks import Dense, Retriever
+from ragkit.data.files import (
+    read_json,
+    write_json,
+    write_jsonl,
+    write_trec_qrels,
+    write_trec_run,
+)
+from ragkit.data.schema import qrels_of
+from ragkit.errors import DataError
+from ragkit.evaluation.ranking import evaluate
+from ragkit.retrieval.searchers import FusedSearcher, build_searcher, query_text
+from ragkit.runs import Run
+from ragkit.stages.retrieval import METRICS, EvaluationSource, check_leaks, report, weight_chooser
+from ragkit.stages.sources import documents_of, read_sources
+from ragkit.stages.tables import metric_table
+
+
+class Config(EvaluationSource):
+    """Configuration of `eval-retriever`."""
+
+    retriever: Retriever = Field(Dense(type="dense"), description="the system to measure")
+    metrics: list[str] = Field(METRICS, description="recall@k, hit@k, ndcg@k, mrr@k, map, ...")
+    top_k: int = Field(100, gt=0, description="passages retrieved a question")
+
+
+def run(config: Config, run: Run) -> None:
+    """Search and score; write run.trec, qrels.trec, per_query.jsonl and metrics.json."""
+    examples, corpus = read_sources(config, run)
+    qrels = qrels_of(examples)
+    if not qrels:
+        raise DataError(f"{config.examples}: no example has positive_ids; nothing can be measured")
+    evaluate(qrels, {}, config.metrics)  # a wrong metric name is told before the work
+    train = check_leaks(config, examples)
+    documents = documents_of(examples, corpus)
+    searcher = build_searcher(config.retriever, corpus, weight_chooser(config, corpus))
+    with run.timed("searching"):
+        found = searcher.search([query_text(e) for e in examples], config.top_k)
+    ranked = dict(zip((e.id for e in examples), found, strict=True))
+    sheet = evaluate(qrels, ranked, config.metrics)
+    write_trec_run(run / "run.trec", ranked)
+    write_trec_qrels(run / "qrels.trec", qrels)
+    write_jsonl(
+        run / "per_query.jsonl",
+        (
+            {
+                "id": e.id,
+                "question": e.question,
+                "document": documents[e.id],
+                "positive_ids": list(e.positive_ids),
+                "top_ids": list(ranked[e.id])[:10],
+                "scores": {m: scores[e.id] for m, scores in sheet.items() if e.id in scores},
+                "meta": dict(e.meta),
+            }
+            for e in examples
+        ),
+    )
+    settings = {"fusion_weight": searcher.weight} if isinstance(searcher, FusedSearcher) else {}
+    result = report(sheet, examples, train, documents, corpus, config)
+    write_json(run / "metrics.json", {**result, "settings": settings, "timings": run.timings})
+
+
+def show(path: Path) -> RenderableType:
+    """Show the metrics and slices."""
+    result = read_json(path / "metrics.json")
+    metrics = list(result["metrics"])
+    counts = result["questions"]
+    title = f"{counts['with positives']} of {counts['all']} questions have passages to find"
+    rows = {"all": result["metrics"], **result["slices"]}
+    return Group(metric_table(title, rows, metrics), f"per question: {path / 'per_query.jsonl'}")

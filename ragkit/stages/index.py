@@ -1,0 +1,37 @@
+"""`ragkit index`: a corpus into an index directory."""
+
+from pathlib import Path
+
+from pydantic import Field
+from rich.console import RenderableType
+
+from ragkit.config.blocks import EMBEDDED, EncoderOptions, InputPath, ModelRef, StageConfig
+from ragkit.data.files import read_corpus, read_json
+from ragkit.models.encoder import Encoder
+from ragkit.retrieval.index import build_index
+from ragkit.runs import Run
+
+
+class Config(StageConfig):
+    """Configuration of `index`."""
+
+    corpus: InputPath = Field(description="JSONL of passages")
+    model: ModelRef = Field(EMBEDDED, description="the encoder")
+    encoder: EncoderOptions = EncoderOptions()
+
+
+def run(config: Config, run: Run) -> None:
+    """Encode; write embeddings.npy, ids.txt and manifest.json."""
+    corpus = read_corpus(config.corpus, run / "bad-lines.jsonl" if config.skip_bad else None)
+    encoder = Encoder.load(config.model, config.encoder)
+    with run.timed("encoding"):
+        build_index(encoder, corpus, config.model, config.encoder, run.path)
+
+
+def show(path: Path) -> RenderableType:
+    """Say what is in the index."""
+    manifest = read_json(path / "manifest.json")
+    return (
+        f"{manifest['passages']:,} passages as vectors of {manifest['dimensions']} dimensions "
+        f"by {manifest['model']}, in {path}"
+    )

@@ -1,0 +1,125 @@
+"""What eval-retriever and eval-e2e share: retrieving for test questions, and scoring it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import Field, ValidationInfo, model_validator
+
+from ragkit.config.blocks import InputPath, Retriever, beside
+from ragkit.data.files import read_examples
+from ragkit.data.schema import Example, Passage, qrels_of
+from ragkit.errors import DataError
+from ragkit.evaluation.ranking import evaluate
+from ragkit.evaluation.summary import leaks, mean_scores, slice_of, slices_by, summarise
+from ragkit.log import logger
+from ragkit.retrieval import fusion
+from ragkit.retrieval.searchers import FUSION_DEPTH, Searcher, needs_dev, query_text
+from ragkit.stages.sources import ExampleSource
+
+METRICS = ["recall@1", "recall@5", "recall@10", "ndcg@10", "mrr@10"]
+_SHOWN_LEAKS = 3
+
+
+class EvaluationSource(ExampleSource):
+    """Test examples, and what is needed to judge a system on them."""
+
+    dev: InputPath | None = Field(
+        None, description="examples on which a fusion weight is chosen; unset: dev.jsonl beside"
+    )
+    train: list[InputPath] = Field(
+        [], description="training examples: checked for leaks, and slices of seen documents"
+    )
+    leak_rouge_l: float = Field(
+        0.8, gt=0, le=1, description="ROUGE-L of a training and a test question that is a leak"
+    )
+    accept_leaks: bool = Field(False, description="go on where test questions were trained on")
+    slices: list[str] = Field([], description="metadata keys by whose values results are split")
+
+    @model_validator(mode="after")
+    def _find_dev(self, info: ValidationInfo) -> "EvaluationSource":
+        retriever: Retriever | None = getattr(self, "retriever", None)
+        if retriever is None or not needs_dev(retriever):
+            return self
+        found = self.dev or beside(self.examples, "dev.jsonl", info.context)
+        if found is None or found == self.examples:
+            raise ValueError(
+                "dev: the fusion weight is chosen on dev examples, and no dev.jsonl is beside "
+                f"{self.examples}; name some, or give retriever.weight"
+            )
+        object.__setattr__(self, "dev", found)
+        return self
+
+
+def weight_chooser(
+    config: EvaluationSource, corpus: Mapping[str, Passage]
+) -> Callable[[Searcher, Searcher], float]:
+    """Return the function that chooses a fusion weight by nDCG@10 on the dev examples."""
+
+    def choose(dense: Searcher, bm25: Searcher) -> float:
+        assert config.dev is not None
+        dev = read_examples(config.dev, corpus)
+        qrels, queries = qrels_of(dev), [query_text(e) for e in dev]
+
+        def score(rankings: Sequence[Mapping[str, float]]) -> float:
+            ranked = {e.id: dict(r) for e, r in zip(dev, rankings, strict=True)}
+            return mean_scores(evaluate(qrels, ranked, ["ndcg@10"]))["ndcg@10"]
+
+        weight = fusion.choose_weight(
+            dense.search(queries, FUSION_DEPTH), bm25.search(queries, FUSION_DEPTH), score, 10
+        )
+        logger.info("weight of dense, chosen on %d dev questions: %.2f", len(dev), weight)
+        return weight
+
+    return choose
+
+
+def check_leaks(config: EvaluationSource, examples: list[Example]) -> list[Example]:
+    """Return the training examples; near-duplicates of test questions among them are an error.
+
+    Raises:
+        DataError: naming the first leaks, unless the configuration accepts them.
+    """
+    train = [e for path in config.train for e in read_examples(path)]
+    found = leaks(examples, train, config.leak_rouge_l)
+    if found and not config.accept_leaks:
+        shown = [f"  test {a.id}: {a.question}\n  train {b.id}: {b.question}" for a, b in found]
+        raise DataError(
+            f"{len(found)} of {len(examples)} test questions stand in the training examples, or "
+            "nearly:\n" + "\n".join(shown[:_SHOWN_LEAKS]) + "\nTake them out of the training "
+            "examples, or go on with --set accept_leaks=true"
+        )
+    if train:
+        logger.info(
+            "%d of %d test questions are near a training question", len(found), len(examples)
+        )
+    return train
+
+
+def report(
+    sheet: Mapping[str, Mapping[str, float]],
+    examples: Sequence[Example],
+    train: Sequence[Example],
+    documents: Mapping[str, str],
+    corpus: Mapping[str, Passage],
+    config: EvaluationSource,
+) -> dict[str, Any]:
+    """Return the metrics and slices part of metrics.json."""
+    parts = slices_by(examples, config.slices)
+    if train:
+        seen = {corpus[p].source for e in train for p in e.positive_ids if p in corpus}
+        answerable = [e for e in examples if e.positive_ids]
+        parts["document seen in training"] = [e.id for e in answerable if documents[e.id] in seen]
+        parts["document not seen"] = [e.id for e in answerable if documents[e.id] not in seen]
+    return {
+        "metrics": summarise(sheet, documents, config.seed),
+        "slices": {
+            name: summarise(slice_of(sheet, ids), documents, config.seed)
+            for name, ids in parts.items()
+            if ids
+        },
+        "questions": {
+            "all": len(examples),
+            "with positives": sum(bool(e.positive_ids) for e in examples),
+            "unanswerable": sum(not e.answerable for e in examples),
+        },
+    }

@@ -1,0 +1,104 @@
+"""`ragkit train-retriever`: examples and a corpus into a trained encoder."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, ValidationInfo, model_validator
+from rich.console import RenderableType
+
+from ragkit.config.blocks import (
+    EMBEDDED,
+    Contrastive,
+    Dense,
+    EncoderOptions,
+    InputPath,
+    ModelRef,
+    TrainLoop,
+    beside,
+)
+from ragkit.data.files import read_examples, read_json
+from ragkit.data.schema import Example, Passage, qrels_of
+from ragkit.evaluation.ranking import evaluate
+from ragkit.evaluation.summary import mean_scores
+from ragkit.log import logger
+from ragkit.models.encoder import Encoder
+from ragkit.retrieval.searchers import DenseSearcher, query_text
+from ragkit.runs import Run
+from ragkit.stages.sources import ExampleSource, read_sources
+from ragkit.training.retriever import Evaluate, train_retriever, write_summary
+
+
+class Config(ExampleSource):
+    """Configuration of `train-retriever`."""
+
+    dev: InputPath | None = Field(
+        None, description="examples that choose the best checkpoint; unset: dev.jsonl beside"
+    )
+    model: ModelRef = Field(EMBEDDED, description="the encoder to start from")
+    encoder: EncoderOptions = EncoderOptions()
+    loss: Contrastive = Contrastive()
+    loop: TrainLoop = TrainLoop()
+    metric: str = Field("ndcg@10", description="dev metric that chooses the best checkpoint")
+
+    @model_validator(mode="after")
+    def _find_dev(self, info: ValidationInfo) -> Self:
+        if self.dev is None:
+            object.__setattr__(self, "dev", beside(self.examples, "dev.jsonl", info.context))
+        return self
+
+
+def run(config: Config, run: Run) -> None:
+    """Train; write model/, checkpoints/, history.jsonl and metrics.json."""
+    examples, corpus = read_sources(config, run)
+    dev = read_examples(config.dev, corpus) if config.dev else []
+    if not dev:
+        logger.warning("no dev examples: the last checkpoint is kept, not the best")
+    encoder = Encoder.load(config.model, config.encoder)
+    with run.timed("training"):
+        trained = train_retriever(
+            encoder,
+            examples,
+            corpus,
+            run.path,
+            loss=config.loss,
+            loop=config.loop,
+            score=_scorer(dev, corpus, config) if dev else None,
+            metric=config.metric,
+            seed=config.seed,
+        )
+    if trained.dev_best is not None and trained.dev_best <= (trained.dev_before or 0.0):
+        logger.warning("no checkpoint beats the encoder that training began with, on dev")
+    temporary = run / ".model"
+    shutil.rmtree(temporary, ignore_errors=True)
+    encoder.to("cpu").save(temporary)
+    shutil.rmtree(run / "model", ignore_errors=True)
+    temporary.rename(run / "model")
+    write_summary(run / "metrics.json", trained, config.metric)
+
+
+def show(path: Path) -> RenderableType:
+    """Say what training changed, and where the encoder is."""
+    report = read_json(path / "metrics.json")
+    means = {name: m["mean"] for name, m in report["metrics"].items() if m["mean"] is not None}
+    dev = ", ".join(f"{name} {mean:.4f}" for name, mean in means.items())
+    seconds = report["timings"]["training_s"]
+    return (
+        f"{report['steps']} steps in {seconds:.0f} s; {dev or 'no dev examples'}"
+        f"\nthe encoder is in {path / 'model'}"
+    )
+
+
+def _scorer(dev: list[Example], corpus: Mapping[str, Passage], config: Config) -> Evaluate:
+    """Return the function that measures an encoder on the dev examples over the whole corpus."""
+    qrels = qrels_of(dev)
+    queries = [query_text(e) for e in dev]
+    dense = Dense(type="dense", model=config.model, encoder=config.encoder)
+
+    def score(encoder: Encoder) -> dict[str, float]:
+        found = DenseSearcher(corpus, dense, encoder).search(queries, 100)
+        ranked = dict(zip((e.id for e in dev), found, strict=True))
+        return mean_scores(evaluate(qrels, ranked, [config.metric]))
+
+    return score

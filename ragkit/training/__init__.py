@@ -1,0 +1,1 @@
+"""Losses, collators and trainers."""

@@ -1,0 +1,295 @@
+"""Training an encoder by contrastive learning, on `transformers.Trainer`.
+
+The best checkpoint is chosen by a retrieval metric over dev questions and a corpus, computed by the
+caller. Where examples, negatives and results come from and go to is the stage's business.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from ragkit.config.blocks import Contrastive, TrainLoop
+from ragkit.data.files import write_json, write_jsonl
+from ragkit.data.schema import Example, Passage, known_positives
+from ragkit.errors import DataError, ModelError
+from ragkit.log import Meter, logger
+from ragkit.models.devices import pick_device, use_bf16
+from ragkit.models.encoder import Encoder
+from ragkit.retrieval.encode import count_cut
+from ragkit.retrieval.searchers import query_text
+from ragkit.training.collate import PairCollator, PairDataset
+from ragkit.training.losses import false_negative_mask, info_nce, symmetric_info_nce
+
+Evaluate = Callable[[Encoder], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run came to.
+
+    best_step: the optimiser step of the checkpoint that was kept; None: there was no dev set
+    dev_before, dev_best: the dev metric of the encoder before training and of the one kept
+    """
+
+    steps: int
+    seconds: float
+    best_step: int | None
+    dev_before: float | None
+    dev_best: float | None
+
+
+class ContrastiveModel(nn.Module):
+    """An encoder with the contrastive loss on top, as the Trainer wants it."""
+
+    def __init__(self, encoder: Encoder, loss: Contrastive) -> None:
+        super().__init__()
+        self.encoder, self.loss = encoder, loss
+
+    def forward(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        n_queries: int,
+        positive: Tensor,
+        ignore: Tensor,
+        example_ids: Sequence[str],
+    ) -> dict[str, Tensor]:
+        """Encode queries and passages in one pass; return {"loss": scalar}."""
+        vectors = self.encoder(token_ids)
+        with torch.autocast(vectors.device.type, enabled=False):
+            similarities = vectors[:n_queries] @ vectors[n_queries:].T
+            margin = self.loss.false_negative_margin
+            if margin is not None:
+                ignore = ignore | false_negative_mask(similarities.detach(), positive, margin)
+            scores = similarities / self.loss.temperature
+            if self.loss.symmetric:
+                loss = symmetric_info_nce(scores, positive, ignore, self.loss.symmetric)
+            else:
+                loss = info_nce(scores, positive, ignore)
+        if not math.isfinite(loss.item()):
+            raise ModelError(
+                f"the loss is {loss.item()} on a batch with the examples "
+                f"{', '.join(example_ids[:5])}, ...; lower the learning rate or set precision: fp32"
+            )
+        return {"loss": loss}
+
+
+class RetrieverTrainer(Trainer):
+    """A Trainer whose evaluation is a retrieval metric."""
+
+    score: Evaluate
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Compute the dev metrics, log them and tell the callbacks."""
+        encoder = self.accelerator.unwrap_model(self.model).encoder
+        metrics = {f"eval_{name}": value for name, value in self.score(encoder).items()}
+        encoder.train(self.is_in_train)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+
+def train_retriever(
+    encoder: Encoder,
+    examples: Sequence[Example],
+    corpus: Mapping[str, Passage],
+    folder: Path,
+    *,
+    loss: Contrastive,
+    loop: TrainLoop,
+    score: Evaluate | None = None,
+    metric: str = "ndcg@10",
+    seed: int = 0,
+) -> Trained:
+    """Train `encoder` in place; checkpoints and history.jsonl go to `folder`.
+
+    An interrupted call goes on from its last whole checkpoint.
+
+    score: dev metrics of an encoder, `metric` among them; None: no selection, the last step is kept
+    Raises:
+        DataError: no example has a positive.
+        ModelError: the loss is not a number.
+    """
+    dataset = PairDataset(examples, loss.n_negatives, seed)
+    if not len(dataset):
+        raise DataError("no training example has a passage that answers it (positive_ids)")
+    arguments = _arguments(
+        folder / "checkpoints", loop, len(dataset), score is not None, metric, seed
+    )
+    trainer = RetrieverTrainer(
+        model=ContrastiveModel(encoder, loss),
+        args=arguments,
+        train_dataset=dataset,
+        eval_dataset=dataset if score else None,  # the Trainer asks for one; `evaluate` is ours
+        data_collator=_collator(encoder, dataset.examples, corpus),
+        callbacks=[_Progress(folder, loop.batch_size * loop.gradient_accumulation)],
+    )
+    if score is not None:
+        trainer.score = score
+        if loop.patience:
+            trainer.add_callback(EarlyStoppingCallback(loop.patience))
+    trainer.remove_callback(_printer())
+    checkpoint = last_checkpoint(folder / "checkpoints")
+    if checkpoint:
+        logger.info("going on from %s", checkpoint)
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return _summary(trainer.state, result.metrics["train_runtime"], metric)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that was written whole, or None.
+
+    trainer_state.json is the last file of a checkpoint to be written.
+    """
+    whole = []
+    for candidate in folder.glob("checkpoint-*"):
+        try:
+            state = json.loads((candidate / "trainer_state.json").read_text())
+        except (OSError, json.JSONDecodeError):
+            continue
+        whole.append((int(state["global_step"]), candidate))
+    return max(whole)[1] if whole else None
+
+
+def _collator(
+    encoder: Encoder, examples: Sequence[Example], corpus: Mapping[str, Passage]
+) -> PairCollator:
+    """Tokenise every text that training can meet, once."""
+    needed = list(dict.fromkeys(i for e in examples for i in (*e.positive_ids, *e.negative_ids)))
+    queries = encoder.tokenize([query_text(e) for e in examples], "query")
+    passages = encoder.tokenize([corpus[i].rendered for i in needed], "passage")
+    if cut := count_cut(encoder, passages):
+        logger.info(
+            "%d of %d training passages fill the encoder's %d tokens; the rest of them is not seen",
+            cut, len(passages), encoder.settings.max_length,
+        )  # fmt: skip
+    return PairCollator(
+        queries=dict(zip((e.id for e in examples), queries, strict=True)),
+        passages=dict(zip(needed, passages, strict=True)),
+        known=known_positives(examples),
+    )
+
+
+def _arguments(
+    folder: Path, loop: TrainLoop, n_examples: int, selects: bool, metric: str, seed: int
+) -> TrainingArguments:
+    per_epoch = -(-n_examples // (loop.batch_size * loop.gradient_accumulation))
+    total = max(round(per_epoch * loop.epochs), 1)
+    by_epoch = loop.evaluate_every == "epoch"
+    every: dict[str, Any] = {"eval_steps": loop.evaluate_every, "save_steps": loop.evaluate_every}
+    strategy = "epoch" if by_epoch else "steps"
+    selection: dict[str, Any] = {
+        "eval_strategy": strategy,
+        "eval_on_start": True,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": f"eval_{metric}",
+        "greater_is_better": True,
+    }
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=loop.batch_size,
+        gradient_accumulation_steps=loop.gradient_accumulation,
+        num_train_epochs=loop.epochs,
+        learning_rate=loop.learning_rate,
+        warmup_steps=loop.warmup,
+        lr_scheduler_type=loop.schedule,
+        weight_decay=loop.weight_decay,
+        max_grad_norm=loop.max_grad_norm,
+        bf16=use_bf16(loop.precision, pick_device(loop.device)),
+        use_cpu=pick_device(loop.device).type == "cpu",
+        logging_steps=max(total // 20, 1),
+        logging_nan_inf_filter=False,
+        save_strategy=strategy,
+        save_total_limit=2,
+        seed=seed,
+        report_to=loop.report_to or "none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        **(selection if selects else {}),
+        **({} if by_epoch else every),
+    )
+
+
+class _Progress(TrainerCallback):  # type: ignore[misc]
+    """Shows pairs/s and the time left; keeps history.jsonl up to date."""
+
+    def __init__(self, folder: Path, pairs_per_step: int) -> None:
+        self.folder, self.pairs_per_step = folder, pairs_per_step
+        self.meter: Meter | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.meter = Meter("training", state.max_steps * self.pairs_per_step, "pairs")
+        self.meter.skip(state.global_step * self.pairs_per_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        assert self.meter is not None
+        self.meter.advance(self.pairs_per_step)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            write_jsonl(self.folder / "history.jsonl", state.log_history)
+            entry = state.log_history[-1]
+            dev = ", ".join(f"{k[5:]} {v:.4f}" for k, v in entry.items() if k.startswith("eval_"))
+            if dev:
+                logger.info("epoch %.1f: dev %s", entry.get("epoch", 0.0), dev)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self.meter is not None:
+            self.meter.close()
+
+
+def _printer() -> type[TrainerCallback]:
+    """The Trainer's own callback that prints dictionaries to stdout."""
+    from transformers.trainer_callback import PrinterCallback
+
+    return PrinterCallback
+
+
+def _summary(state: TrainerState, seconds: float, metric: str) -> Trained:
+    scores = [(e["step"], e[f"eval_{metric}"]) for e in state.log_history if f"eval_{metric}" in e]
+    before = next((value for step, value in scores if step == 0), None)
+    return Trained(
+        steps=state.global_step,
+        seconds=round(seconds, 1),
+        best_step=state.best_global_step if scores else None,
+        dev_before=before,
+        dev_best=state.best_metric if scores else None,
+    )
+
+
+def write_summary(path: Path, trained: Trained, metric: str) -> None:
+    """Write a training run's metrics.json."""
+    values = {f"dev_{metric}": trained.dev_best, f"dev_{metric}_before": trained.dev_before}
+    write_json(
+        path,
+        {
+            "metrics": {k: {"mean": v, "ci95": None, "n": None} for k, v in values.items()},
+            "timings": {"training_s": trained.seconds},
+            "steps": trained.steps,
+            "best_step": trained.best_step,
+        },
+    )
