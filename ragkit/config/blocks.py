@@ -200,6 +200,9 @@ class TrainLoop(Block):
         "linear", description="how the learning rate falls"
     )
     weight_decay: float = Field(0.01, ge=0, description="of AdamW")
+    dropout: float | None = Field(
+        0.0, ge=0, lt=1, description="while training; unset: the model's own (slower on a CPU)"
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     evaluate_every: Literal["epoch"] | int = Field(
         "epoch", description="epoch, or a number of steps"

@@ -6,11 +6,13 @@ batched attention call, so texts should come sorted by length.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, PretrainedConfig
 
 IMPLEMENTATION = "ragkit_packed"
@@ -54,27 +56,27 @@ def packed_attention(
     packed_lengths: tokens of each text, in the row's order
     Returns: (1, total tokens, heads, head dimension), as transformers expects
     """
-    out = torch.empty_like(query)
-    for start, count, length in runs(packed_lengths):
-        end = start + count * length
-        q, k, v = (
-            t[0, :, start:end].reshape(t.shape[1], count, length, -1).transpose(0, 1)
-            for t in (query, key, value)
-        )
-        attended = nn.functional.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, scale=scaling
-        )
-        out[0, :, start:end] = attended.transpose(0, 1).flatten(1, 2)
-    return out.transpose(1, 2), None
+    groups = list(runs(packed_lengths))
+    sizes = [count * length for count, length in groups]
+    # (tokens, heads, head dimension), the projections' own layout: splitting it copies nothing
+    # on a CPU, the backward pass of the fused kernel takes longer than plain matrix products
+    plain = query.device.type == "cpu" and query.requires_grad
+    rows = [torch.split(t[0].transpose(0, 1), sizes) for t in (query, key, value)]
+    attended = []
+    for (count, length), *texts in zip(groups, *rows, strict=True):
+        q, k, v = (t.reshape(count, length, *t.shape[1:]).transpose(1, 2) for t in texts)
+        with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
+            out = nn.functional.scaled_dot_product_attention(
+                q, k, v, dropout_p=dropout, scale=scaling
+            )
+        attended.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(attended)[None], None
 
 
-def runs(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Yield (first token, number of texts, length) for each run of equal lengths."""
-    start = 0
+def runs(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield (number of texts, length) for each run of equal lengths."""
     for length, group in groupby(lengths):
-        count = sum(1 for _ in group)
-        yield start, count, length
-        start += count * length
+        yield sum(1 for _ in group), length
 
 
 AttentionInterface.register(IMPLEMENTATION, packed_attention)

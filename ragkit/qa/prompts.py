@@ -21,8 +21,8 @@ You write training data for a search system over technical and business document
 Write {n} {style}.
 Each must be answerable from the passage alone, and specific enough that no other passage of the \
 documents answers it: name the product, version or topic where it matters. Write as a user who \
-has not read the passage would: never mention "the passage", "the text" or "the document". Give each a \
-complete answer in one or two sentences, every fact taken from the passage.
+has not read the passage would: never mention "the passage", "the text" or "the document". Give \
+each a complete answer in one or two sentences, every fact taken from the passage.
 Return JSON only: {{"pairs": [{{"question": "...", "answer": "..."}}]}}"""
 _OBJECT = re.compile(r"\{.*\}|\[.*\]", re.DOTALL)
 

@@ -1,27 +1,30 @@
 """`ragkit compare`: evaluated runs side by side, with paired differences."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from rich.console import Group, RenderableType
 
 from ragkit.config.blocks import InputPath, StageConfig
 from ragkit.data.files import read_json, read_jsonl, write_json
 from ragkit.errors import DataError
 from ragkit.evaluation.compare import compare, shared_metrics
+from ragkit.evaluation.summary import slice_of
 from ragkit.runs import Run
 from ragkit.stages.eval_e2e import ANSWER_METRICS
 from ragkit.stages.retrieval import METRICS
 from ragkit.stages.tables import difference_table, metric_table
 
-Sheet = dict[str, dict[str, float]]
 _FILES = {"retrieval": "per_query.jsonl", "answers": "predictions.jsonl"}
-_SHOWN = {
-    "retrieval": METRICS,
-    "answers": ["f1", "rouge_l", "em"],
-}
+_METRICS = {"retrieval": METRICS, "answers": ANSWER_METRICS}
+_SHOWN = {"retrieval": METRICS, "answers": ["f1", "rouge_l", "em"]}
+_SLICED = {"retrieval": "ndcg@10", "answers": "f1"}  # the metric that is shown by slice
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
 
 
 class Config(StageConfig):
@@ -29,9 +32,19 @@ class Config(StageConfig):
 
     runs: list[InputPath] = Field(min_length=1, description="run directories of evaluations")
     labels: list[str] = Field([], description="names for the table; unset: the directories' names")
-    baseline: str | None = Field(
-        None, description="label that differences are taken from; unset: the first of each kind"
+    baseline: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        [],
+        description="labels that differences are taken from, of each kind the first that is named; "
+        "unset: the first run",
     )
+
+
+@dataclass
+class _Systems:
+    """The evaluated systems of one kind: their score sheets, and the questions of each slice."""
+
+    sheets: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    slices: dict[str, set[str]] = field(default_factory=dict)
 
 
 def run(config: Config, run: Run) -> None:
@@ -39,44 +52,72 @@ def run(config: Config, run: Run) -> None:
     labels = config.labels or [path.name for path in config.runs]
     if len(labels) != len(config.runs) or len(set(labels)) != len(labels):
         raise DataError(f"labels: {len(config.runs)} different ones are needed, not {labels}")
-    kinds: dict[str, dict[str, Sheet]] = {}
+    if unknown := [name for name in config.baseline if name not in labels]:
+        raise DataError(f"baseline: no run {unknown[0]!r}; there are {', '.join(labels)}")
+    kinds: dict[str, _Systems] = {}
     documents: dict[str, str] = {}
     for label, path in zip(labels, config.runs, strict=True):
-        kind, sheet = _read(path, documents)
-        kinds.setdefault(kind, {})[label] = sheet
-    if config.baseline is not None and config.baseline not in labels:
-        raise DataError(f"baseline: no run {config.baseline!r}; there are {', '.join(labels)}")
-    result: dict[str, Any] = {}
+        _read(label, path, kinds, documents)
+    result = {}
     for kind, systems in kinds.items():
-        baseline = config.baseline if config.baseline in systems else next(iter(systems))
-        wanted = METRICS if kind == "retrieval" else [*ANSWER_METRICS]
-        metrics = shared_metrics(systems, wanted)
+        baseline = next((b for b in config.baseline if b in systems.sheets), None)
+        baseline = baseline or next(iter(systems.sheets))
+        metrics = shared_metrics(systems.sheets, _METRICS[kind])
         if not metrics:
-            raise DataError(f"{', '.join(systems)}: no metric in common")
-        result[kind] = compare(systems, documents, metrics, baseline, config.seed)
+            raise DataError(f"{', '.join(systems.sheets)}: no metric in common")
+        result[kind] = compare(systems.sheets, documents, metrics, baseline, config.seed)
+        result[kind]["slices"] = {
+            name: compare(
+                {label: slice_of(sheet, ids) for label, sheet in systems.sheets.items()},
+                documents,
+                [_SLICED[kind]],
+                baseline,
+                config.seed,
+            )
+            for name, ids in sorted(systems.slices.items())
+            if _SLICED[kind] in metrics and ids & set(systems.sheets[baseline][_SLICED[kind]])
+        }
     write_json(run / "comparison.json", result)
 
 
 def show(path: Path) -> RenderableType:
-    """Show the table of each kind of evaluation and the differences from the baseline."""
-    result = read_json(path / "comparison.json")
+    """Show means, paired differences and slices of each kind of evaluation."""
     parts: list[RenderableType] = []
-    for kind, table in result.items():
+    for kind, table in read_json(path / "comparison.json").items():
         metrics = [m for m in _SHOWN[kind] if m in next(iter(table["systems"].values()))]
-        counts = next(iter(next(iter(table["systems"].values())).values()))
+        first = table["systems"][table["baseline"]][metrics[0]]
         title = (
-            f"{kind}: means and 95% intervals over {counts['n']} questions "
-            f"from {counts['clusters']} documents"
+            f"{kind.upper()}, mean and 95% interval "
+            f"({first['n']} questions from {first['clusters']} documents)"
         )
         parts.append(metric_table(title, table["systems"], metrics))
-        if table["differences"]:
-            title = f"{kind}: paired difference from {table['baseline']} (* interval excludes 0)"
-            parts.append(difference_table(title, table["differences"], metrics))
+        if not table["differences"]:
+            continue
+        title = f"paired difference from {table['baseline']} (* its interval excludes 0)"
+        parts.append(difference_table(title, table["differences"], metrics))
+        if table["slices"]:
+            title = f"the same for {_SLICED[kind]}, by slice"
+            rows = {label: _across_slices(table, label, kind) for label in table["differences"]}
+            names = [
+                f"{name} ({part['systems'][table['baseline']][_SLICED[kind]]['n']})"
+                for name, part in table["slices"].items()
+            ]
+            parts.append(difference_table(title, rows, names))
     return Group(*parts)
 
 
-def _read(path: Path, documents: dict[str, str]) -> tuple[str, Sheet]:
-    """Return the kind of an evaluated run and its score sheet; note the questions' documents.
+def _across_slices(table: dict[str, Any], label: str, kind: str) -> dict[str, Any]:
+    metric = _SLICED[kind]
+    return {
+        f"{name} ({part['systems'][table['baseline']][metric]['n']})": part["differences"][label][
+            metric
+        ]
+        for name, part in table["slices"].items()
+    }
+
+
+def _read(label: str, path: Path, kinds: dict[str, _Systems], documents: dict[str, str]) -> None:
+    """Add an evaluated run to the systems of its kind; note the questions' documents.
 
     Raises:
         DataError: not the directory of a finished evaluation.
@@ -86,10 +127,11 @@ def _read(path: Path, documents: dict[str, str]) -> tuple[str, Sheet]:
         raise DataError(
             f"{path}: no evaluation in it (neither per_query.jsonl nor predictions.jsonl)"
         )
-    sheet: Sheet = {}
+    systems = kinds.setdefault(kind, _Systems())
+    sheet = systems.sheets.setdefault(label, {})
     for record in read_jsonl(path / _FILES[kind]):
         documents[record["id"]] = record["document"]
-        scores: Mapping[str, float] = record["scores"]
-        for metric, score in scores.items():
+        for metric, score in record["scores"].items():
             sheet.setdefault(metric, {})[record["id"]] = score
-    return kind, sheet
+        for name in record["slices"]:
+            systems.slices.setdefault(name, set()).add(record["id"])

@@ -24,7 +24,15 @@ from ragkit.log import progress
 from ragkit.rag.answerers import Answer, build_answerer
 from ragkit.retrieval.searchers import build_searcher, query_text
 from ragkit.runs import Run
-from ragkit.stages.retrieval import METRICS, EvaluationSource, check_leaks, report, weight_chooser
+from ragkit.stages.retrieval import (
+    METRICS,
+    EvaluationSource,
+    check_leaks,
+    report,
+    slice_names,
+    slices,
+    weight_chooser,
+)
 from ragkit.stages.sources import documents_of, read_sources
 from ragkit.stages.tables import metric_table
 
@@ -54,9 +62,10 @@ def run(config: Config, run: Run) -> None:
     ranked = _retrieve(config, examples, corpus, run)
     answered = _answer(config, examples, corpus, ranked, run)
     sheet = _score(examples, ranked, answered, gold=config.passages == "gold")
-    _write_predictions(run, examples, ranked, answered, sheet, documents)
+    parts = slices(examples, train, documents, corpus, config.slices)
+    _write_predictions(run, examples, ranked, answered, sheet, documents, slice_names(parts))
     write_trec_run(run / "run.trec", ranked)
-    result = report(sheet, examples, train, documents, corpus, config)
+    result = report(sheet, examples, parts, documents, config.seed)
     result |= _whole_set(examples, answered)
     latencies = [answered[e.id].latency_ms for e in examples]
     result["timings"] = {
@@ -209,6 +218,7 @@ def _write_predictions(
     answered: Mapping[str, Answer],
     sheet: Mapping[str, Mapping[str, float]],
     documents: Mapping[str, str],
+    slices_of: Mapping[str, list[str]],
 ) -> None:
     records = (
         {
@@ -224,7 +234,7 @@ def _write_predictions(
             "document": documents[e.id],
             "scores": {m: scores[e.id] for m, scores in sheet.items() if e.id in scores},
             "latency_ms": round(answered[e.id].latency_ms, 3),
-            "meta": dict(e.meta),
+            "slices": slices_of.get(e.id, []),
         }
         for e in examples
     )

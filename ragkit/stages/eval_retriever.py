@@ -18,7 +18,15 @@ from ragkit.errors import DataError
 from ragkit.evaluation.ranking import evaluate
 from ragkit.retrieval.searchers import FusedSearcher, build_searcher, query_text
 from ragkit.runs import Run
-from ragkit.stages.retrieval import METRICS, EvaluationSource, check_leaks, report, weight_chooser
+from ragkit.stages.retrieval import (
+    METRICS,
+    EvaluationSource,
+    check_leaks,
+    report,
+    slice_names,
+    slices,
+    weight_chooser,
+)
 from ragkit.stages.sources import documents_of, read_sources
 from ragkit.stages.tables import metric_table
 
@@ -45,6 +53,8 @@ def run(config: Config, run: Run) -> None:
         found = searcher.search([query_text(e) for e in examples], config.top_k)
     ranked = dict(zip((e.id for e in examples), found, strict=True))
     sheet = evaluate(qrels, ranked, config.metrics)
+    parts = slices(examples, train, documents, corpus, config.slices)
+    slices_of = slice_names(parts)
     write_trec_run(run / "run.trec", ranked)
     write_trec_qrels(run / "qrels.trec", qrels)
     write_jsonl(
@@ -57,13 +67,13 @@ def run(config: Config, run: Run) -> None:
                 "positive_ids": list(e.positive_ids),
                 "top_ids": list(ranked[e.id])[:10],
                 "scores": {m: scores[e.id] for m, scores in sheet.items() if e.id in scores},
-                "meta": dict(e.meta),
+                "slices": slices_of.get(e.id, []),
             }
             for e in examples
         ),
     )
     settings = {"fusion_weight": searcher.weight} if isinstance(searcher, FusedSearcher) else {}
-    result = report(sheet, examples, train, documents, corpus, config)
+    result = report(sheet, examples, parts, documents, config.seed)
     write_json(run / "metrics.json", {**result, "settings": settings, "timings": run.timings})
 
 

@@ -25,7 +25,9 @@ class Step(Block):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="its folder, and its @name")
+    id: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", description="its folder, and its @name"
+    )
     run: str = Field(description="the command")
     with_: dict[str, Any] = Field({}, alias="with", description="the command's configuration")
 

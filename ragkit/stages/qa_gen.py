@@ -37,7 +37,6 @@ from ragkit.qa.teachers import build_teacher, requests_for
 from ragkit.runs import Run
 from ragkit.stages.chunk import cut, read_source
 
-
 Answers = dict[tuple[str, str], str]  # raw answers of the teacher, by Request.key
 
 

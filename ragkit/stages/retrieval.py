@@ -95,28 +95,44 @@ def check_leaks(config: EvaluationSource, examples: list[Example]) -> list[Examp
     return train
 
 
-def report(
-    sheet: Mapping[str, Mapping[str, float]],
+def slices(
     examples: Sequence[Example],
     train: Sequence[Example],
     documents: Mapping[str, str],
     corpus: Mapping[str, Passage],
-    config: EvaluationSource,
-) -> dict[str, Any]:
-    """Return the metrics and slices part of metrics.json."""
-    parts = slices_by(examples, config.slices)
+    keys: Sequence[str],
+) -> dict[str, list[str]]:
+    """Return the question ids of each slice: by metadata, and by documents seen in training."""
+    parts = slices_by(examples, keys)
     if train:
         seen = {corpus[p].source for e in train for p in e.positive_ids if p in corpus}
-        answerable = [e for e in examples if e.positive_ids]
-        parts["document seen in training"] = [e.id for e in answerable if documents[e.id] in seen]
-        parts["document not seen"] = [e.id for e in answerable if documents[e.id] not in seen]
+        found = [e.id for e in examples if e.positive_ids]
+        parts["seen documents"] = [i for i in found if documents[i] in seen]
+        parts["unseen documents"] = [i for i in found if documents[i] not in seen]
+    return {name: ids for name, ids in parts.items() if ids}
+
+
+def slice_names(parts: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return the names of the slices that each question is in."""
+    names: dict[str, list[str]] = {}
+    for name, ids in parts.items():
+        for question in ids:
+            names.setdefault(question, []).append(name)
+    return names
+
+
+def report(
+    sheet: Mapping[str, Mapping[str, float]],
+    examples: Sequence[Example],
+    parts: Mapping[str, Sequence[str]],
+    documents: Mapping[str, str],
+    seed: int,
+) -> dict[str, Any]:
+    """Return the metrics and slices part of metrics.json."""
+    sliced = {name: summarise(slice_of(sheet, i), documents, seed) for name, i in parts.items()}
     return {
-        "metrics": summarise(sheet, documents, config.seed),
-        "slices": {
-            name: summarise(slice_of(sheet, ids), documents, config.seed)
-            for name, ids in parts.items()
-            if ids
-        },
+        "metrics": summarise(sheet, documents, seed),
+        "slices": {name: metrics for name, metrics in sliced.items() if metrics},
         "questions": {
             "all": len(examples),
             "with positives": sum(bool(e.positive_ids) for e in examples),

@@ -1,6 +1,6 @@
 """Tables of metrics for the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -13,45 +13,50 @@ def metric_table(
     title: str, rows: Mapping[str, Mapping[str, Cell]], metrics: Sequence[str]
 ) -> Table:
     """Return a table of means with their 95% intervals, a row a system or slice."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for metric in metrics:
-        table.add_column(metric, justify="right", no_wrap=True)
-    for name, cells in rows.items():
-        table.add_row(name, *(estimate(cells.get(metric)) for metric in metrics))
-    return table
+    return _table(title, rows, metrics, estimate)
 
 
 def difference_table(
     title: str, rows: Mapping[str, Mapping[str, Cell]], metrics: Sequence[str]
 ) -> Table:
     """Return a table of paired differences with their 95% intervals; * where they exclude 0."""
+    return _table(title, rows, metrics, _difference)
+
+
+def _table(
+    title: str,
+    rows: Mapping[str, Mapping[str, Cell]],
+    columns: Sequence[str],
+    text: Callable[[Cell | None], str],
+) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for metric in metrics:
-        table.add_column(metric, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", overflow="fold")
     for name, cells in rows.items():
-        table.add_row(name, *(_difference(cells[metric]) for metric in metrics))
+        table.add_row(name, *(text(cells.get(column)) for column in columns))
     return table
 
 
 def estimate(cell: Cell | None) -> str:
-    """Return `0.812 [0.780-0.842]` for a cell, without the interval where there is none."""
+    """Return a mean with its interval below, `0.812` and `.780-.842`."""
     if cell is None or cell["mean"] is None:
         return "-"
     if cell["ci95"] is None:
         return f"{cell['mean']:.3f}"
     low, high = cell["ci95"]
-    return f"{cell['mean']:.3f}\n{_bound(low)} to {_bound(high)}"
+    return f"{cell['mean']:.3f}\n{_bound(low)}-{_bound(high)}"
 
 
-def _difference(cell: Cell) -> str:
+def _difference(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
     if cell["ci95"] is None:
         return f"{cell['mean']:+.3f}"
     low, high = cell["ci95"]
     sure = " *" if low > 0 or high < 0 else ""
-    return f"{cell['mean']:+.3f}{sure}\n{low:+.3f} to {high:+.3f}"
+    return f"{cell['mean']:+.3f}{sure}\n{_bound(low, '+')} {_bound(high, '+')}"
 
 
-def _bound(value: float) -> str:
-    return f"{value:.3f}"
+def _bound(value: float, sign: str = "-") -> str:
+    return f"{value:{sign}.3f}".replace("0.", ".", 1)

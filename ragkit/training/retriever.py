@@ -128,6 +128,8 @@ def train_retriever(
     dataset = PairDataset(examples, loss.n_negatives, seed)
     if not len(dataset):
         raise DataError("no training example has a passage that answers it (positive_ids)")
+    if loop.dropout is not None:
+        _set_dropout(encoder, loop.dropout)
     arguments = _arguments(
         folder / "checkpoints", loop, len(dataset), score is not None, metric, seed
     )
@@ -164,6 +166,12 @@ def last_checkpoint(folder: Path) -> Path | None:
             continue
         whole.append((int(state["global_step"]), candidate))
     return max(whole)[1] if whole else None
+
+
+def _set_dropout(encoder: nn.Module, probability: float) -> None:
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
 
 
 def _collator(

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# All tests, offline. Arguments go to pytest: scripts/test.sh tests/data -k journal
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/setup.sh
+ragkit_setup dev,quickstart
+export HF_HUB_OFFLINE=1
+exec python -m pytest "$@"

@@ -1,0 +1,151 @@
+"""What the tests of several folders share: a tiny encoder and a chat server, both real."""
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WORDS = (
+    "the a of to in is and what which how many does when after before it can not gateway voltage "
+    "sensor relay valve pump fuse reset alarm firmware update port cable battery display log user "
+    "password backup restore power supply volts amps seconds minutes hours days twelve twenty "
+    "thirty forty red green blue light opens closes starts stops every holds needs takes lasts"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random two-layer BERT of 32 dimensions with a WordPiece tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    letters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokens += dict.fromkeys([*letters, *(f"##{c}" for c in letters), *WORDS.split()])
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=128,
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny-encoder"
+    BertModel(config).save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=128,
+        unk_token="[UNK]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        mask_token="[MASK]",
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def log_lines() -> Iterator[list[str]]:
+    """What ragkit logs during the test, a message each."""
+    from ragkit.log import logger
+
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    yield lines
+    logger.setLevel(level)
+    logger.removeHandler(handler)
+
+
+@dataclass
+class Response:
+    """What the chat server sends back; the usage is always of 7 and 3 tokens."""
+
+    status: int = 200
+    body: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    kind: str = "application/json"
+
+    @classmethod
+    def says(cls, text: str | None) -> "Response":
+        """Return a chat completion."""
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant"}}
+        choice["message"] |= {"content": text}  # type: ignore[operator]
+        usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+        body = {"id": "c", "object": "chat.completion", "created": 0, "model": "m"}
+        return cls(body=json.dumps({**body, "choices": [choice], "usage": usage}))
+
+
+class ChatServer(ThreadingHTTPServer):
+    """An OpenAI-compatible server on loopback; `reply` says what it answers to a request."""
+
+    daemon_threads = False
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.requests: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.closing = threading.Event()
+        self.reply: Callable[[dict[str, Any]], Response] = lambda _: Response.says("fine")
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ChatServer
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.requests.append(request)
+        self.server.keys.append(self.headers["Authorization"])
+        response = self.server.reply(request)
+        with suppress(ConnectionError):  # the client has given up
+            self.send_response(response.status)
+            for name, value in {"Content-Type": response.kind, **response.headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(response.body.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def says() -> Callable[[str | None], Response]:
+    """Make the response that says a text."""
+    return Response.says
+
+
+@pytest.fixture
+def response() -> type[Response]:
+    """The response of a chat server, to be made by hand."""
+    return Response
+
+
+@pytest.fixture
+def chat_server() -> Iterator[ChatServer]:
+    """A running chat server; requests that still wait for `closing` go on when the test ends."""
+    server = ChatServer()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.closing.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()

@@ -1,0 +1,191 @@
+"""Packed attention: the same vectors and gradients as padding, for every model that is packed."""
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    BertConfig,
+    BertModel,
+    CamembertConfig,
+    CamembertModel,
+    MPNetConfig,
+    MPNetModel,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    RobertaConfig,
+    RobertaModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
+
+from ragkit.models.encoder import Encoder, EncoderSettings
+from ragkit.models.packing import packed_attention, position_offset, positions, runs
+
+SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 40,
+    "initializer_range": 0.2,  # so that positions and attention matter
+}
+PACKABLE = {
+    "bert": (BertModel, BertConfig(**SMALL)),
+    "roberta": (RobertaModel, RobertaConfig(**SMALL, pad_token_id=1)),
+    "xlm-roberta": (XLMRobertaModel, XLMRobertaConfig(**SMALL, pad_token_id=1)),
+    "camembert": (CamembertModel, CamembertConfig(**SMALL, pad_token_id=1)),
+    "roberta with another padding id": (RobertaModel, RobertaConfig(**SMALL, pad_token_id=4)),
+}
+LENGTHS = [7, 2, 30, 7, 1, 12, 30, 3]
+
+
+def build(name: str) -> PreTrainedModel:
+    """Return a random model in evaluation mode, the same one each time."""
+    torch.manual_seed(0)
+    kind, config = PACKABLE[name]
+    return kind(config).eval()
+
+
+def texts(lengths: list[int]) -> list[list[int]]:
+    """Return token ids without padding among them."""
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(5, 50, (n,), generator=generator).tolist() for n in lengths]
+
+
+def packed_and_padded(
+    name: str, tokenizer: PreTrainedTokenizerBase, pooling: str = "mean"
+) -> tuple[Encoder, Encoder]:
+    """Return two encoders of equal weights, the second of which pads."""
+    settings = EncoderSettings(pooling=pooling, normalize=False)
+    packed, padded = (Encoder(build(name), tokenizer, settings) for _ in range(2))
+    padded.position_offset = None
+    padded.model.set_attn_implementation("eager")
+    return packed, padded
+
+
+def one_by_one(name: str, token_ids: list[list[int]]) -> Tensor:
+    """Return mean-pooled vectors by transformers alone, without batches, padding or packing."""
+    model = build(name)
+    with torch.no_grad():
+        states = [model(input_ids=torch.tensor([ids])).last_hidden_state[0] for ids in token_ids]
+    return torch.stack([s.mean(dim=0) for s in states])
+
+
+@pytest.mark.parametrize("name", PACKABLE)
+def test_packed_vectors_equal_those_of_transformers_one_text_at_a_time(
+    name: str, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    token_ids = texts(LENGTHS)
+    packed, _ = packed_and_padded(name, tiny_tokenizer)
+    with torch.no_grad():
+        vectors = packed(token_ids)
+    torch.testing.assert_close(vectors, one_by_one(name, token_ids), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+def test_packed_vectors_equal_padded_ones_under_every_pooling(
+    name: str, pooling: str, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    packed, padded = packed_and_padded(name, tiny_tokenizer, pooling)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            packed(texts(LENGTHS)), padded(texts(LENGTHS)), rtol=0, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5, 6, 7], [4, 2, 0, 6, 1, 7, 5, 3], [3, 3, 0]])
+def test_vectors_come_in_the_order_given_whatever_it_is(
+    order: list[int], tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    token_ids = texts(LENGTHS)
+    expected = one_by_one("bert", token_ids)[order]
+    for encoder in packed_and_padded("bert", tiny_tokenizer):
+        with torch.no_grad():
+            vectors = encoder([token_ids[i] for i in order])
+        torch.testing.assert_close(vectors, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta"])
+def test_packed_gradients_equal_padded_ones(
+    name: str, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    weights = torch.randn(len(LENGTHS), 32, generator=torch.Generator().manual_seed(2))
+    gradients = []
+    for encoder in packed_and_padded(name, tiny_tokenizer):
+        (encoder(texts(LENGTHS)) * weights).sum().backward()
+        gradients.append({n: p.grad for n, p in encoder.named_parameters() if p.grad is not None})
+    packed, padded = gradients
+    assert packed.keys() == padded.keys() and len(packed) > 30
+    for key, expected in padded.items():
+        torch.testing.assert_close(packed[key], expected, rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_a_text_does_not_see_its_neighbours(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    encoder, _ = packed_and_padded("bert", tiny_tokenizer)
+    first, second, other = texts([9, 9, 9])
+    with torch.no_grad():
+        torch.testing.assert_close(encoder([first, second])[0], encoder([first, other])[0])
+        assert not torch.allclose(encoder([first, second])[1], encoder([first, other])[1])
+
+
+def test_packed_attention_reaches_each_group_of_equal_lengths() -> None:
+    lengths = [2, 2, 3, 1]
+    generator = torch.Generator().manual_seed(3)
+    query, key, value = (torch.randn(1, 2, sum(lengths), 4, generator=generator) for _ in range(3))
+    owner = torch.repeat_interleave(torch.arange(4), torch.tensor(lengths))
+    scores = query @ key.transpose(-1, -2) * 0.7
+    scores = scores.masked_fill(owner[:, None] != owner[None, :], -torch.inf)
+    expected = (scores.softmax(dim=-1) @ value).transpose(1, 2)
+    output, _ = packed_attention(
+        torch.nn.Module(), query, key, value, None, 0.7, packed_lengths=lengths
+    )
+    assert output.shape == (1, 8, 2, 4)
+    torch.testing.assert_close(output, expected)
+
+
+def test_runs_count_neighbours_of_equal_length_only() -> None:
+    assert list(runs([3, 3, 5, 3])) == [(2, 3), (1, 5), (1, 3)]
+
+
+@pytest.mark.parametrize(("offset", "expected"), [(0, [0, 1, 0, 1, 2]), (2, [2, 3, 2, 3, 4])])
+def test_positions_begin_anew_with_each_text(offset: int, expected: list[int]) -> None:
+    assert positions([2, 3], offset).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (BertConfig(), 0),
+        (RobertaConfig(pad_token_id=1), 2),
+        (XLMRobertaConfig(pad_token_id=1), 2),
+        (CamembertConfig(pad_token_id=1), 2),
+        (MPNetConfig(), None),
+    ],
+)
+def test_the_first_position_follows_the_architecture(
+    config: PretrainedConfig, expected: int | None
+) -> None:
+    assert position_offset(config) == expected
+
+
+def test_a_bert_with_relative_positions_is_not_packed() -> None:
+    config = BertConfig()
+    config.position_embedding_type = "relative_key"
+    assert position_offset(config) is None
+
+
+def test_a_model_that_cannot_be_packed_is_padded_and_equals_transformers(
+    tiny_tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    def mpnet() -> MPNetModel:
+        torch.manual_seed(0)
+        return MPNetModel(MPNetConfig(**SMALL, pad_token_id=1)).eval()
+
+    token_ids = texts(LENGTHS)
+    encoder = Encoder(mpnet(), tiny_tokenizer, EncoderSettings(normalize=False))
+    with torch.no_grad():
+        single = [mpnet()(torch.tensor([ids])).last_hidden_state[0].mean(dim=0) for ids in token_ids]
+        torch.testing.assert_close(encoder(token_ids), torch.stack(single), rtol=0, atol=1e-5)

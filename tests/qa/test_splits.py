@@ -1,0 +1,67 @@
+"""The split of documents: seeded, stable, of the sizes asked for, the same in every process."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ragkit.qa.splits import split_documents
+
+NAMES = [f"Guide {i}, größer" for i in range(4_000)]
+
+
+def test_the_shares_are_those_asked_for() -> None:
+    found = list(split_documents(NAMES, dev=0.1, test=0.25).values())
+    # three standard deviations of a binomial over 4,000 documents
+    assert found.count("dev") == pytest.approx(400, abs=57)
+    assert found.count("test") == pytest.approx(1_000, abs=83)
+    assert found.count("train") == 4_000 - found.count("dev") - found.count("test")
+
+
+def test_a_share_of_nothing_takes_no_document() -> None:
+    assert set(split_documents(NAMES, dev=0, test=0).values()) == {"train"}
+    assert set(split_documents(NAMES, dev=0.5, test=0.5).values()) == {"dev", "test"}
+
+
+def test_the_order_and_number_of_documents_does_not_move_any_of_them() -> None:
+    whole = split_documents(NAMES, 0.1, 0.1)
+    part = split_documents(NAMES[::-7], 0.1, 0.1)
+    assert part == {name: whole[name] for name in NAMES[::-7]}
+    assert list(part) == NAMES[::-7]
+
+
+def test_another_seed_is_another_split() -> None:
+    first, second = (split_documents(NAMES, 0.2, 0.2, seed) for seed in (0, 1))
+    moved = sum(first[name] != second[name] for name in NAMES)
+    # two independent draws of .6/.2/.2 differ with probability 1 - .36 - .04 - .04 = .56
+    assert moved == pytest.approx(0.56 * 4_000, abs=95)
+
+
+def test_a_larger_dev_share_takes_only_from_training() -> None:
+    small, large = (split_documents(NAMES, dev, 0.1) for dev in (0.1, 0.3))
+    for name in NAMES:
+        assert small[name] == large[name] or (small[name], large[name]) == ("train", "dev")
+
+
+def test_two_processes_with_different_hash_seeds_split_alike() -> None:
+    program = (
+        "import json, sys; from ragkit.qa.splits import split_documents; "
+        "names = {f'doc {i}' for i in range(200)}; "
+        "print(json.dumps(split_documents(names, 0.2, 0.2), sort_keys=True), hash('a'))"
+    )
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.rsplit(" ", 1)
+        for seed in ("1", "2")
+    ]
+    (first, first_hash), (second, second_hash) = outputs
+    assert first_hash != second_hash
+    assert first == second
+    assert json.loads(first) == split_documents([f"doc {i}" for i in range(200)], 0.2, 0.2)
