@@ -200,7 +200,7 @@ def _source(stage: Stage, given: dict[str, Any]) -> "Source":
     sources = [load.read_yaml(path) for path in given["config"]]
     named = []
     if given["input_"]:
-        named.append(load.option(stage.argument, given["input_"], stage.metavar))
+        named.append(load.option(stage.argument, given["input_"], ""))
     for name, key in stage.options.items():
         value = given[name.removeprefix("--").replace("-", "_")]
         if value is not None:

@@ -35,6 +35,7 @@ _PACKAGES = (
     "torch", "transformers", "datasets", "sentence-transformers", "accelerate", "peft", "deepspeed",
     "faiss-cpu", "bm25s", "openai", "rouge-score", "sacrebleu", "pydantic", "numpy",
 )  # fmt: skip
+_ACCOUNT = ("config.yaml", "run.json", "log.txt", "bad-lines.jsonl")
 _UNHASHED = ("log.txt", "run.json", ".lock", "checkpoints")  # of a run directory that is an input
 
 
@@ -210,6 +211,8 @@ def _resume(path: Path, record: Mapping[str, Any]) -> bool:
             )
         return False
     before = read_json(path / "run.json")
+    if before["status"] == "failed" and not _products(path):
+        return False  # it failed on its input, which may have been mended since
     changes = _differences(before, record)
     if changes:
         raise RunError(
@@ -219,6 +222,11 @@ def _resume(path: Path, record: Mapping[str, Any]) -> bool:
             "(what is there is kept beside)."
         )
     return bool(before["status"] == "done")
+
+
+def _products(path: Path) -> list[Path]:
+    """Return what a command has left in its run directory beside the account of itself."""
+    return [p for p in path.iterdir() if p.name not in _ACCOUNT and not p.name.startswith(".")]
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -285,6 +285,9 @@ class OpenAITeacher(Endpoint):
 
     type: Literal["openai"]
     n: int = Field(2, gt=0, description="questions a passage and style")
+    journal: Path | None = Field(
+        None, description="where answers are kept, to be shared by runs; unset: the run directory"
+    )
     temperature: float = Field(0.7, ge=0, description="sampling temperature")
 
 

@@ -62,7 +62,7 @@ class OpenAI:
     """A server; every answer is journalled before it is used, and none is asked for twice."""
 
     def __init__(self, config: OpenAITeacher, journal: Path) -> None:
-        self.config, self.journal = config, Journal(journal)
+        self.config, self.journal = config, Journal(config.journal or journal)
 
     def ask(self, requests: Sequence[Request]) -> Iterator[tuple[Request, str]]:
         """Yield journalled answers, then those of the server as they come."""

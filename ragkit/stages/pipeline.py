@@ -59,12 +59,11 @@ def plan(config: Config, source: Source, folder: Path) -> list[Planned]:
     """
     planned: list[Planned] = []
     problems: list[str] = []
-    for i, step in enumerate(config.steps):
-        key = ("steps", i)
+    for i in range(len(config.steps)):
         try:
-            planned.append(_plan_step(config, step, _part(source, (*key, "with")), folder, planned))
+            planned.append(_plan_step(config, i, _part(source, ("steps", i, "with")), folder))
         except ConfigError as error:
-            problems += [f"step {step.id}: {p}" for p in error.problems]
+            problems += error.problems
     if problems:
         raise ConfigError(problems)
     return planned
@@ -91,19 +90,21 @@ def run_stage(
         return run.path
 
 
-def _plan_step(
-    config: Config, step: Step, source: Source, folder: Path, earlier: list[Planned]
-) -> Planned:
+def _plan_step(config: Config, i: int, source: Source, folder: Path) -> Planned:
+    step, names = config.steps[i], [s.id for s in config.steps[:i]]
+    where = f"{source.place(())}  step {step.id}"
     if step.run not in STAGES:
         close = difflib.get_close_matches(step.run, STAGES, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(STAGES)}"
-        raise ConfigError(f"run: no command {step.run!r} ({hint})")
-    names = [item.step.id for item in earlier]
+        raise ConfigError(f"{where}: no command {step.run!r} ({hint})")
     if step.id in names:
-        raise ConfigError("id: another step has this id")
+        raise ConfigError(f"{where}: an earlier step has this id")
     if "output" in step.with_:
-        raise ConfigError("output: a step's run directory is its id in the pipeline's")
-    values = _resolve(source.values, folder, names)
+        raise ConfigError(f"{where}: output: a step's run directory is its id, in the pipeline's")
+    try:
+        values = _resolve(source.values, folder, names)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
     values = {"seed": config.seed, **values, "output": str(folder / step.id)}
     planned = Planned(step, STAGES[step.run], Source(values, source.places))
     planned.config(pending=tuple(folder / name for name in names))

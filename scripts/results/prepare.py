@@ -1,0 +1,45 @@
+"""Bring a folder with corpus.jsonl, qa_train.jsonl and qa_dev.jsonl into ragkit's form.
+
+    python scripts/results/prepare.py SOURCE TARGET
+
+Its questions name their passages as `passage_ids`, `passage_id`. The questions of qa_dev become
+test.jsonl; a tenth of the documents of qa_train becomes dev.jsonl, the rest train.jsonl.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from ragkit.config.blocks import Columns
+from ragkit.data.chunking import as_passages
+from ragkit.data.documents import read_documents
+from ragkit.data.files import read_jsonl, write_examples, write_passages
+from ragkit.data.schema import Example, unique_passages
+from ragkit.qa.splits import split_documents
+
+
+def example(record: dict[str, Any]) -> Example:
+    """Return a question of theirs as an example of ours."""
+    return Example(
+        id=str(record["id"]),
+        question=record["question"],
+        answers=tuple(record["answers"]),
+        positive_ids=tuple(record.get("passage_ids") or [record["passage_id"]]),
+    )
+
+
+def main(source: Path, target: Path) -> None:
+    """Write corpus.jsonl, train.jsonl, dev.jsonl and test.jsonl."""
+    corpus = unique_passages(as_passages(read_documents(source / "corpus.jsonl", Columns())))
+    train = [example(r) for r in read_jsonl(source / "qa_train.jsonl")]
+    test = [example(r) for r in read_jsonl(source / "qa_dev.jsonl")]
+    split = split_documents((p.source for p in corpus.values()), dev=0.1, test=0.0)
+    of = {e.id: split[corpus[e.positive_ids[0]].source] for e in train}
+    write_passages(target / "corpus.jsonl", corpus.values())
+    write_examples(target / "train.jsonl", [e for e in train if of[e.id] == "train"])
+    write_examples(target / "dev.jsonl", [e for e in train if of[e.id] == "dev"])
+    write_examples(target / "test.jsonl", test)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
