@@ -32,7 +32,7 @@ def data_card(
             f"| {name} | {len(examples):,} | {len(asked):,} | "
             f"{len({corpus[i].source for i in asked}):,} |"
         )
-    lines += ["", "Documents are in one split only, unless they were given as held-out files."]
+    lines += ["", "No document is in two splits."]
     lines += [f"- {note}" for note in notes]
     lines += ["", "## What became of the generated pairs", "", "| | pairs |", "|---|---|"]
     lines += [f"| {name} | {count:,} |" for name, count in funnel.items()]

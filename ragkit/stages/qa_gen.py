@@ -1,6 +1,7 @@
 """`ragkit qa-gen`: passages or documents into training, dev and test questions with answers."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
@@ -115,14 +116,15 @@ def _filter(
     held_out: list[str],
     leak: float,
 ) -> tuple[list[tuple[str, Example]], list[dict[str, object]], dict[str, int]]:
-    """Parse and filter in the order of the requests, test documents first.
+    """Parse and filter, test documents first, so that no training question may be close to theirs.
 
-    Test and dev questions come first so that no training question may be close to them.
+    A question that two passages of a split make is one example, which both answer.
     """
     order = {"test": 0, "dev": 1, "train": 2}
     by_split = sorted(requests, key=lambda r: order[split_of[r.passage.source]])
     keep = Filter(held_out, leak)
     kept: list[tuple[str, Example]] = []
+    places: dict[tuple[str, str], int] = {}  # split and question -> its place in `kept`
     rejected: list[dict[str, object]] = []
     for request in by_split:
         split = split_of[request.passage.source]
@@ -130,10 +132,15 @@ def _filter(
             continue
         for pair in _parsed(request, answers[request.key], rejected, keep):
             reason = keep.reason(Candidate(request, pair, split))
+            example = _example(request, pair)
             if reason is None:
-                kept.append((split, _example(request, pair)))
-            else:
-                rejected.append({"reason": reason, "split": split, **_record(request, pair)})
+                places[(split, example.asked)] = len(kept)
+                kept.append((split, example))
+                continue
+            place = places.get((split, example.asked))
+            if reason == "duplicate" and place is not None:
+                kept[place] = (split, _merged(kept[place][1], example))
+            rejected.append({"reason": reason, "split": split, **_record(request, pair)})
     return kept, rejected, keep.funnel.to_json()
 
 
@@ -167,6 +174,12 @@ def _example(request: Request, pair: QuestionAnswer) -> Example:
         positive_ids=(passage.id,),
         meta={"style": request.style, "doc_id": passage.source},
     )
+
+
+def _merged(example: Example, other: Example) -> Example:
+    """Return an example that the passages of both answer: they made the same question."""
+    ids = dict.fromkeys((*example.positive_ids, *other.positive_ids))
+    return replace(example, positive_ids=tuple(ids))
 
 
 def _notes(config: Config, requests: list[Request], answers: Answers) -> list[str]:
