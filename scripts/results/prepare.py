@@ -28,11 +28,20 @@ def example(record: dict[str, Any]) -> Example:
     )
 
 
+def questions(path: Path) -> list[Example]:
+    """Return the questions of a file; empty ones are left out, and said."""
+    records = read_jsonl(path)
+    kept = [r for r in records if r["question"].strip()]
+    if len(kept) < len(records):
+        print(f"{path.name}: {len(records) - len(kept)} empty questions left out")
+    return [example(r) for r in kept]
+
+
 def main(source: Path, target: Path) -> None:
     """Write corpus.jsonl, train.jsonl, dev.jsonl and test.jsonl."""
     corpus = unique_passages(as_passages(read_documents(source / "corpus.jsonl", Columns())))
-    train = [example(r) for r in read_jsonl(source / "qa_train.jsonl")]
-    test = [example(r) for r in read_jsonl(source / "qa_dev.jsonl")]
+    train = questions(source / "qa_train.jsonl")
+    test = questions(source / "qa_dev.jsonl")
     split = split_documents((p.source for p in corpus.values()), dev=0.1, test=0.0)
     of = {e.id: split[corpus[e.positive_ids[0]].source] for e in train}
     write_passages(target / "corpus.jsonl", corpus.values())

@@ -2,9 +2,9 @@
 
 Every answer is a span of the passage, and nothing is better than nonsense. Rules propose drafts;
 this module refuses the poor ones and picks the best. The rest, from the bottom up:
-`heuristic_page` finds blocks and sentences, `heuristic_patterns` clauses, `heuristic_wording` words
-questions; `heuristic_sections` asks about headings, lists and tables, `heuristic_rules` and
-`heuristic_cloze` about sentences. Checking questions against the corpus is left to the filters.
+`page` finds blocks and sentences, `patterns` clauses, `wording` words
+questions; `sections` asks about headings, lists and tables, `rules` and
+`cloze` about sentences. Checking questions against the corpus is left to the filters.
 """
 
 from __future__ import annotations
@@ -15,13 +15,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ragkit.qa import heuristic_cloze as cloze
-from ragkit.qa import heuristic_page as page
-from ragkit.qa import heuristic_patterns as grammar
-from ragkit.qa import heuristic_rules as rules
-from ragkit.qa import heuristic_sections as sections
-from ragkit.qa import heuristic_wording as wording
-from ragkit.qa.heuristic_page import Draft, Passage
+from ragkit.qa.heuristic import cloze, page, rules, sections, wording
+from ragkit.qa.heuristic import patterns as grammar
+from ragkit.qa.heuristic.page import Draft, Passage
 
 MAX_QUESTION_WORDS = 30
 MIN_QUESTION_WORDS = 4

@@ -6,13 +6,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ragkit.qa import heuristic_cloze as cloze
-from ragkit.qa import heuristic_page as page
-from ragkit.qa import heuristic_patterns as grammar
-from ragkit.qa import heuristic_wording as wording
-from ragkit.qa.heuristic_cloze import ABOUT, AMOUNT, NUMBER, PERIOD
-from ragkit.qa.heuristic_page import Block, Draft, Passage, Text
-from ragkit.qa.heuristic_patterns import Clause
+from ragkit.qa.heuristic import cloze, page, wording
+from ragkit.qa.heuristic import patterns as grammar
+from ragkit.qa.heuristic.cloze import ABOUT, AMOUNT, NUMBER, PERIOD
+from ragkit.qa.heuristic.page import Block, Draft, Passage, Text
+from ragkit.qa.heuristic.patterns import Clause
 
 _PLURAL_NOUNS = re.compile(
     r"(?!(?:now|also|not|often|still|very|more|most|less|only|both) |\w+(?:ed|ing|ly) )"

@@ -2,7 +2,7 @@
 
 Turns raw text (Markdown, reST, HTML remains, bare help-centre lines) into headings, paragraphs,
 list items, steps and table rows. Their words are free of markup, and each character of them knows
-its offset in the raw text. What the words mean is left to `heuristic_patterns`.
+its offset in the raw text. What the words mean is left to `patterns`.
 """
 
 from __future__ import annotations

@@ -8,11 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ragkit.qa import heuristic_page as page
-from ragkit.qa import heuristic_patterns as grammar
-from ragkit.qa import heuristic_wording as wording
-from ragkit.qa.heuristic_page import Draft, Passage, Text
-from ragkit.qa.heuristic_patterns import Clause
+from ragkit.qa.heuristic import page, wording
+from ragkit.qa.heuristic import patterns as grammar
+from ragkit.qa.heuristic.page import Draft, Passage, Text
+from ragkit.qa.heuristic.patterns import Clause
 
 NUMBER = (
     r"(?:[$€£]\s?)?(?:\d[\d,.–-]*\d|\d|(?:two|three|four|five|six|seven|eight|nine|ten|twelve)"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from ragkit.qa import heuristic_patterns as grammar
-from ragkit.qa.heuristic_page import Passage
+from ragkit.qa.heuristic import patterns as grammar
+from ragkit.qa.heuristic.page import Passage
 
 STOP = frozenset(
     grammar.word_list(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ragkit.qa import heuristic_page as page
-from ragkit.qa import heuristic_patterns as grammar
-from ragkit.qa import heuristic_wording as wording
-from ragkit.qa.heuristic_page import Block, Draft, Passage
+from ragkit.qa.heuristic import page, wording
+from ragkit.qa.heuristic import patterns as grammar
+from ragkit.qa.heuristic.page import Block, Draft, Passage
 
 MAX_LIST_CHARS = 700
 

@@ -1,7 +1,7 @@
 """English for the `heuristic` teacher: word lists, verb forms, and clauses.
 
 Finds subject, verb and rest of a statement. By rules only: there is no tagger, so a clause whose
-verb is not certain is no clause. How questions are worded is left to `heuristic_wording`.
+verb is not certain is no clause. How questions are worded is left to `wording`.
 """
 
 from __future__ import annotations
