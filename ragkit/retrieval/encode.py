@@ -72,7 +72,7 @@ def _encode_shard(
     token_ids = encoder.tokenize(texts, kind)
     if cut := count_cut(encoder, token_ids):
         logger.info(
-            "%d of %d %ss fill the encoder's %d tokens; what is beyond is not seen",
+            "%d of %d %ss fill the encoder's %d tokens; the rest of them is not seen",
             cut, len(texts), kind, encoder.settings.max_length,
         )  # fmt: skip
     autocast = (
