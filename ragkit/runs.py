@@ -88,12 +88,12 @@ def open_run(
     _make_folder(path)
     lock = filelock.FileLock(path / ".lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except filelock.Timeout as error:
         raise RunError(f"{path}: another process is working in this run directory") from error
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror}") from error
-    with lock:
+    with held:
         if restart:
             _move_aside(path)
         record = {"command": command, "config": _plain(config), "inputs": _inputs(config)}
@@ -109,9 +109,11 @@ def open_run(
 
 def _supervised(run: Run, record: dict[str, Any], argv: list[str]) -> Iterator[Run]:
     """Yield the run with provenance written before and status written after."""
+    record |= {"argv": argv, "provenance": provenance(), "started": _now()}
+    # run.json comes first: by it a run that is killed now is known as one
+    write_json(run / "run.json", {**record, "timings": {}, "status": "running"})
     with atomic_write(run / "config.yaml") as f:
         yaml.safe_dump(record["config"], f, sort_keys=False, allow_unicode=True)
-    record |= {"argv": argv, "provenance": provenance(), "started": _now()}
     close_log = log.to_file(run / "log.txt")
     started = time.monotonic()
 
@@ -119,7 +121,6 @@ def _supervised(run: Run, record: dict[str, Any], argv: list[str]) -> Iterator[R
         write_json(run / "run.json", {**record, "timings": run.timings, "status": status, **more})
 
     try:
-        write("running")
         logger.info("%s -> %s", record["command"], run.path)
         yield run
         run.timings["total"] = round(time.monotonic() - started, 3)
@@ -211,6 +212,8 @@ def _resume(path: Path, record: Mapping[str, Any]) -> bool:
             )
         return False
     before = read_json(path / "run.json")
+    if not isinstance(before, dict) or not {"command", "config", "inputs", "status"} <= set(before):
+        raise RunError(f"{path}: its run.json is not ragkit's; name another directory with -o")
     if before["status"] == "failed" and not _products(path):
         return False  # it failed on its input, which may have been mended since
     changes = _differences(before, record)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads cost more than they give
 
 WORDS = (
     "the a of to in is and what which how many does when after before it can not gateway voltage "
@@ -59,6 +62,21 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def stage() -> Callable[..., Path]:
+    """Run one command with a configuration, as the command line does; return its run directory."""
+    from ragkit.config.load import Source, build
+    from ragkit.stages import STAGES
+    from ragkit.stages.pipeline import run_stage
+
+    def run(command: str, restart: bool = False, **values: Any) -> Path:
+        module = STAGES[command].load()
+        config = build(module.Config, Source(values))
+        return run_stage(command, module, config, ["ragkit", command], restart)
+
+    return run
+
+
+@pytest.fixture
 def log_lines() -> Iterator[list[str]]:
     """What ragkit logs during the test, a message each."""
     from ragkit.log import logger
@@ -72,6 +90,32 @@ def log_lines() -> Iterator[list[str]]:
     yield lines
     logger.setLevel(level)
     logger.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def _log_left_as_it_was() -> Iterator[None]:
+    """Undo what a test did to ragkit's logger, so that none writes to the stderr of another."""
+    logger = logging.getLogger("ragkit")
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+    logger.propagate = propagate
+
+
+@pytest.fixture(scope="session")
+def word_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with no more than a tokenizer: words and punctuation in [CLS] and [SEP]."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "[CLS]": 1, "[SEP]": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    folder = tmp_path_factory.mktemp("models") / "word-model"
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text("{}")
+    return folder
 
 
 @dataclass

@@ -250,6 +250,7 @@ class HfAnswerer(Block):
     max_new_tokens: int = Field(128, gt=0, description="longest answer, in tokens")
     batch_size: int = Field(8, gt=0, description="questions generated together")
     temperature: float = Field(0.0, ge=0, description="0: greedy")
+    seed: int = Field(0, description="of sampling, where the temperature is above 0")
     precision: Precision = Field(
         "auto", description="auto: bf16 where the machine multiplies in it"
     )

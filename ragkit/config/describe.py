@@ -37,6 +37,8 @@ def options(model: type[BaseModel], prefix: str = "", of: str = "") -> Iterator[
                 key, of, _type_name(info.annotation), _default(info), info.description or ""
             )
         elif len(blocks) == 1:
+            if _plain_default(info) is None:
+                yield Option(key, of, blocks[0].__name__, "unset", info.description or "")
             yield from options(blocks[0], f"{key}.", of)
         else:
             names = [_tag(block) for block in blocks]

@@ -93,7 +93,10 @@ def read_yaml(path: Path) -> Source:
 
 def parse_yaml(text: str, name: str) -> Source:
     """Parse a YAML mapping; `name` is the file's name in the places and errors."""
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: not YAML: {error}") from error
     try:
         node = loader.get_single_node()
         if node is None:
@@ -109,8 +112,8 @@ def parse_yaml(text: str, name: str) -> Source:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{name}:{line}: not YAML: {error.problem or error.context}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, KeyError, RecursionError) as error:
+        raise ConfigError(f"{name}: not YAML that can be read: {error}") from error
     finally:
         loader.dispose()
 
@@ -154,10 +157,36 @@ def build(model: type[M], source: Source, context: Mapping[str, Any] | None = No
         ConfigError: every problem at once, each with its place, key, value and what to do.
     """
     try:
-        return model.model_validate(source.values, context=dict(context or {}))
+        values = _with_default_types(model, source.values)
+        return model.model_validate(values, context=dict(context or {}))
     except ValidationError as error:
-        problems = [_problem(model, source, detail) for detail in error.errors()]
-        raise ConfigError(list(dict.fromkeys(problems))) from error
+        found: dict[str, list[str]] = {}  # a union of scalars has a problem for each member
+        for detail in error.errors():
+            where, what = _problem(model, source, detail)
+            found.setdefault(where, []).append(what)
+        lines = [where + " or ".join(dict.fromkeys(what)) for where, what in found.items()]
+        raise ConfigError(lines) from error
+
+
+def _with_default_types(model: type[BaseModel], values: Any) -> Any:
+    """Name the type of a block that gives none, where its default has one: `retriever.model=x`."""
+    if not isinstance(values, dict):
+        return values
+    filled = dict(values)
+    for name, info in model.model_fields.items():
+        given, members = filled.get(info.alias or name), _models(info.annotation)
+        if not isinstance(given, dict) or not members:
+            continue
+        if len(members) > 1:
+            if info.discriminator is None:
+                continue
+            tag = str(info.discriminator)
+            if tag not in given and isinstance(info.default, BaseModel):
+                given = {tag: getattr(info.default, tag), **given}
+            members = [m for m in members if _has_tag(m, given.get(tag))]
+        if members:
+            filled[info.alias or name] = _with_default_types(members[0], given)
+    return filled
 
 
 def _nested(keys: Sequence[str | int], value: object, place: str) -> Source:
@@ -193,33 +222,36 @@ def _merged(old: Any, new: Any) -> Any:
         return [_merged(items.get(i), new.get(i, items.get(i))) for i in sorted({*items, *new})]
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
-    for tag in ("type", "method"):
-        if tag in new and tag in old and new[tag] != old[tag]:
-            return new
+    tag = next((t for t in ("type", "method") if t in old or t in new), "")  # `type` comes first
+    if tag in new and tag in old and new[tag] != old[tag]:
+        return new
     return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
 
 
-def _problem(model: type[BaseModel], source: Source, detail: ErrorDetails) -> str:
+def _problem(model: type[BaseModel], source: Source, detail: ErrorDetails) -> tuple[str, str]:
+    """Return where a problem is, as the beginning of its line, and what it is."""
     key, block = _locate(model, source.values, detail["loc"])
-    place, dotted = source.place(key), ".".join(map(str, key))
-    kind, given = detail["type"], detail["input"]
+    kind = detail["type"]
     if kind == "extra_forbidden":
-        text = f"unknown key{_did_you_mean(str(key[-1]), block)}"
-    elif kind == "missing":
-        text = "missing; it has no default"
-    elif kind == "union_tag_not_found":
-        name = _context(detail, "discriminator").strip("'")
-        return f"{place}  {dotted}.{name}: missing; which kind is it?".strip()
-    elif kind == "union_tag_invalid":
-        name = _context(detail, "discriminator").strip("'")
-        dotted, place = f"{dotted}.{name}", source.place((*key, name))
+        return _where(source, key), f"unknown key{_did_you_mean(str(key[-1]), block)}"
+    if kind == "missing":
+        return _where(source, key), "missing; it has no default"
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        where = _where(source, (*key, _context(detail, "discriminator").strip("'")))
+        if kind == "union_tag_not_found":
+            return where, "missing; which kind is it?"
         expected = [word.strip(" '") for word in _context(detail, "expected_tags").split(",")]
         tag = _context(detail, "tag")
-        text = f"{tag!r} is not one of {', '.join(expected)}{_closest(tag, expected)}"
-    else:
-        message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        text = message if kind == "value_error" else f"{_short(given)}: should be {message}"
-    return f"{place}  {dotted}: {text}".strip() if dotted else f"{place}  {text}".strip()
+        return where, f"{tag!r} is not one of {', '.join(expected)}{_closest(tag, expected)}"
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if kind == "value_error":
+        return _where(source, key), message
+    return f"{_where(source, key)}{_short(detail['input'])}: should be ", message
+
+
+def _where(source: Source, key: Key) -> str:
+    place, dotted = source.place(key), ".".join(map(str, key))
+    return f"{place}  {dotted}: ".lstrip() if dotted else f"{place}  ".lstrip()
 
 
 def _context(detail: ErrorDetails, name: str) -> str:
@@ -243,7 +275,7 @@ def _locate(
             block = members[0] if members else None
             continue
         known = members[0].model_fields if members else {}
-        inside = isinstance(values, dict | list)
+        inside = isinstance(values, dict) or (isinstance(values, list) and isinstance(part, int))
         if not inside and part not in known and key:
             continue
         key.append(part)
@@ -276,7 +308,8 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _did_you_mean(name: str, block: type[BaseModel] | None) -> str:
-    return _closest(name, list(block.model_fields) if block else [], or_list=True)
+    fields = block.model_fields if block else {}
+    return _closest(name, [info.alias or key for key, info in fields.items()], or_list=True)
 
 
 def _closest(name: str, options: Sequence[str], or_list: bool = False) -> str:

@@ -17,8 +17,10 @@ from ragkit.data.documents import Document
 from ragkit.data.files import sha256_text
 from ragkit.data.schema import Passage
 
-_HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t]*#*$", re.MULTILINE)
-_FENCE = re.compile(r"^(```|~~~).*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
+_HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t]*#*[ \t\r]*$", re.MULTILINE)
+_FENCE = re.compile(
+    r"^ {0,3}(`{3,}|~{3,})(?:.*?^ {0,3}\1[`~]*[ \t\r]*$|.*)", re.MULTILINE | re.DOTALL
+)
 _SMALLEST_ROOM = 16  # tokens left for the text when a title is very long
 
 
@@ -40,12 +42,14 @@ class Chunker:
         for heading, start, text in _sections(document):
             for offset, chunk in self._split(heading, text, document.markdown):
                 begin = start + offset
-                whole = offset == 0 and chunk == text and start == 0
+                whole = chunk == document.text
                 yield make_passage(document, heading, chunk, begin, whole)
 
     def _split(self, heading: str, text: str, markdown: bool) -> list[tuple[int, str]]:
-        room = self.max_tokens - self._count(heading) if heading else self.max_tokens
-        if self._count(text) <= room:
+        added = self._count("")  # special tokens, which the splitter does not count
+        above = self._count(f"{heading}\n") - added if heading else 0
+        room = self.max_tokens - above - added
+        if self._count(text) - added <= room:
             return [(0, text)]
         kind = MarkdownSplitter if markdown else TextSplitter
         splitter = kind.from_huggingface_tokenizer(

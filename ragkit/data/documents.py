@@ -69,7 +69,7 @@ def read_documents(
         if suffix in (".csv", ".tsv"):
             documents += _read_csv(file, columns, encoding, max_cell_chars, skip_bad)
         elif suffix == ".jsonl":
-            documents += _read_jsonl(file, columns, skip_bad)
+            documents += _read_jsonl(file, columns, encoding, skip_bad)
         else:
             documents += _read_plain(file, path, encoding)
     if not documents:
@@ -102,7 +102,12 @@ def _read_csv(
         raise DataError(f"{path}: the file is empty")
     csv.field_size_limit(max(len(text), 1))
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path, text), strict=True)
-    header = [name.strip() for name in next(rows)]
+    try:
+        header = [name.strip() for name in next(rows)]
+    except csv.Error as error:
+        raise DataError(f"{path}:1: not CSV: {error} (an unclosed quote?)") from error
+    if twice := [name for name in header if name and header.count(name) > 1]:
+        raise DataError(f"{path}:1: two columns are called {twice[0]!r}")
     found = find_columns(header, columns, f"{path}:1")
     bad, documents, start = BadLines(path, skip_bad), [], rows.line_num + 1
     while True:
@@ -144,24 +149,28 @@ def _delimiter(path: Path, text: str) -> str:
     return max((",", ";", "\t"), key=header.count)
 
 
-def _read_jsonl(path: Path, columns: Columns, skip_bad: Path | None) -> Iterator[Document]:
-    found: dict[str, str] = {}
-
-    def parse(record: object) -> dict[str, Any]:
+def _read_jsonl(
+    path: Path, columns: Columns, encoding: str, skip_bad: Path | None
+) -> Iterator[Document]:
+    def as_object(record: object) -> dict[str, Any]:
         if not isinstance(record, dict):
             raise ValueError("a JSON object was expected")
-        if not found:
-            found.update(find_columns(list(record), columns, str(path)))
-        if not isinstance(record.get(found["text"]), str):
-            raise ValueError(f"{found['text']}: a string was expected")
         return record
 
-    def document(line: int, record: dict[str, Any]) -> Document:
-        return _document(record, found, f"{path}:{line}")
-
-    for line, record in parse_jsonl(path, parse, skip_bad):
-        if record[found["text"]].strip():
-            yield document(line, record)
+    bad = BadLines(path, skip_bad)
+    records = parse_jsonl(path, as_object, bad, encoding)
+    names = list(dict.fromkeys(name for _, record in records for name in record))
+    found = find_columns(names, columns, str(path)) if records else {}
+    documents = []
+    for line, record in records:
+        try:
+            if not isinstance(record.get(found["text"]), str):
+                raise ValueError(f"{found['text']}: a string was expected")
+            documents.append(_document(record, found, f"{path}:{line}"))
+        except ValueError as error:
+            bad.add(line, str(error), json.dumps(record, ensure_ascii=False)[:1000])
+    bad.finish()
+    yield from documents
 
 
 def find_columns(names: list[str], columns: Columns, where: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from ragkit.log import logger
 
 T = TypeVar("T")
 _SHOWN_ERRORS = 10
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @contextlib.contextmanager
@@ -97,7 +99,9 @@ def read_corpus(path: Path, skip_bad: Path | None = None) -> dict[str, Passage]:
     Raises:
         DataError: no such file, malformed lines, no passage, or one id for two texts.
     """
-    lines = parse_jsonl(path, parse_passage, skip_bad)
+    bad = BadLines(path, skip_bad)
+    lines = parse_jsonl(path, parse_passage, bad)
+    bad.finish()
     corpus = unique_passages((f"{path}:{number}", passage) for number, passage in lines)
     if not corpus:
         raise DataError(f"{path}: no passages in it")
@@ -125,7 +129,9 @@ def read_examples(
         seen[example.id] = 1
         return example
 
-    examples = [example for _, example in parse_jsonl(path, parse, skip_bad)]
+    bad = BadLines(path, skip_bad)
+    examples = [example for _, example in parse_jsonl(path, parse, bad)]
+    bad.finish()
     if not examples:
         raise DataError(f"{path}: no examples in it")
     return examples
@@ -144,6 +150,7 @@ class BadLines:
 
     def finish(self) -> None:
         """Raise a DataError that names the first ten, or write all to the `skip_bad` file."""
+        self.found.sort(key=lambda line: line[0])
         if self.found and self.skip_bad is None:
             shown = [
                 f"{self.path}:{line}: {reason}" for line, reason, _ in self.found[:_SHOWN_ERRORS]
@@ -152,36 +159,48 @@ class BadLines:
                 shown.append(f"{self.path}: {len(self.found)} bad lines in all")
             raise DataError("\n".join(shown))
         if self.found and self.skip_bad is not None:
-            with self.skip_bad.open("a", encoding="utf-8") as f:
-                for line, reason, text in self.found:
-                    record = {"file": str(self.path), "line": line, "reason": reason, "text": text}
-                    f.write(json.dumps(record, ensure_ascii=False) + "\n")
+            # lines of other files stay; this file's may be there from an interrupted run
+            others = read_jsonl(self.skip_bad) if self.skip_bad.exists() else []
+            records = [r for r in others if r["file"] != str(self.path)]
+            for line, reason, text in self.found:
+                records.append(
+                    {"file": str(self.path), "line": line, "reason": reason, "text": text}
+                )
+            write_jsonl(self.skip_bad, records)
             logger.warning(
                 "%s: %d bad lines set aside in %s", self.path, len(self.found), self.skip_bad
             )
 
 
 def parse_jsonl(
-    path: Path, parse: Callable[[object], T], skip_bad: Path | None = None
+    path: Path,
+    parse: Callable[[object], T],
+    bad: "BadLines | None" = None,
+    encoding: str = "utf-8",
 ) -> list[tuple[int, T]]:
     """Parse each non-empty line; return (line number, value) pairs.
 
     parse: raises ValueError with what is wrong with a record
+    bad: collects malformed lines, and the caller finishes it; None: they are an error here
     Raises:
         DataError: naming the first ten malformed lines and how many there are.
     """
     good: list[tuple[int, T]] = []
-    bad = BadLines(path, skip_bad)
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
+    found = bad or BadLines(path, None)
+    for number, raw in enumerate(_lines(path), start=1):
+        text = raw.decode(encoding, "replace")
         try:
-            good.append((number, parse(json.loads(line))))
+            line = raw.decode("utf-8-sig" if encoding == "utf-8" and number == 1 else encoding)
+            if line.strip():
+                good.append((number, parse(_loads(line))))
+        except UnicodeDecodeError as error:
+            found.add(number, f"byte 0x{raw[error.start]:02x} is not {encoding.upper()}", text)
         except json.JSONDecodeError as error:
-            bad.add(number, f"not JSON: {error.msg} (column {error.colno})", line)
+            found.add(number, f"not JSON: {error.msg} (column {error.colno})", text)
         except ValueError as error:
-            bad.add(number, str(error), line)
-    bad.finish()
+            found.add(number, str(error), text)
+    if bad is None:
+        found.finish()
     return good
 
 
@@ -202,8 +221,8 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{path}:{line}: byte 0x{raw[error.start]:02x} is not {encoding}; save the file as "
-            "UTF-8, or name its encoding (--set encoding=cp1252)"
+            f"{path}:{line}: byte 0x{raw[error.start]:02x} is not {encoding.upper()}; save the "
+            "file as UTF-8, or name its encoding (--set encoding=cp1252)"
         ) from error
 
 
@@ -238,22 +257,31 @@ def write_trec_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None
                 f.write(f"{query_id} 0 {passage_id} {relevance}\n")
 
 
+def _loads(line: str) -> object:
+    """Parse a line of JSON; refuse what could be read but not written again."""
+    record = json.loads(line, parse_constant=_no_constant)
+    if _SURROGATE.search(line):
+        try:
+            json.dumps(record, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"half a character: {error.object[error.start]!a}") from error
+    return record
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
 def _as_object(record: object) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError("a JSON object was expected")
     return record
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _lines(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as f:
-            for number, raw in enumerate(f, start=1):
-                try:
-                    yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"{path}:{number}: byte 0x{raw[error.start]:02x} is not UTF-8"
-                    ) from error
+            yield from f
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
 

@@ -22,13 +22,12 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        _mend_end(path)
         self.by_key = {str(r["key"]): r for r in read_journal(path)} if path.exists() else {}
 
     def append(self, record: Record) -> None:
         """Add a record; when this returns, it is on disk."""
         with self.path.open("ab") as f:
-            if f.tell() and not _ends_with_newline(self.path):
-                f.write(b"\n")  # the line that a killed process left unfinished
             f.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
             f.flush()
             os.fsync(f.fileno())
@@ -48,10 +47,12 @@ def read_journal(path: Path) -> Iterator[Record]:
             try:
                 record = json.loads(line)
             except ValueError as error:
-                if not line.endswith(b"\n") or not line.rstrip().endswith(b"}"):
+                if not line.endswith(b"\n"):
                     logger.warning("%s:%d: cut short, left out", path, number)
                     continue
                 raise DataError(f"{path}:{number}: not a journal record") from error
+            if not isinstance(record, dict):
+                raise DataError(f"{path}:{number}: not a journal record")
             missing = {"passage_sha256", "style", "response"} - set(record)
             if missing:
                 raise DataError(f"{path}:{number}: a record without {', '.join(sorted(missing))}")
@@ -68,7 +69,16 @@ def recording_key(passage: str, style: str) -> str:
     return f"{passage[:32]}:{style}"
 
 
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as f:
-        f.seek(-1, os.SEEK_END)
-        return f.read(1) == b"\n"
+def _mend_end(path: Path) -> None:
+    """Take away the line that a killed process left unfinished; end a whole one."""
+    whole, _, rest = (path.read_bytes() if path.exists() else b"").rpartition(b"\n")
+    if not rest:
+        return
+    try:
+        json.loads(rest)
+    except ValueError:
+        logger.warning("%s: its last line is cut short, taken out", path)
+        os.truncate(path, len(whole) + 1 if whole else 0)
+    else:
+        with path.open("ab") as f:
+            f.write(b"\n")

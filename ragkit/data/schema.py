@@ -191,7 +191,9 @@ def _string(fields: Mapping[str, Any], key: str, default: str | None = None) -> 
 
 
 def _id(fields: Mapping[str, Any], key: str, default: str | None = None) -> str:
-    value = fields.get(key, default)
+    value = fields.get(key)
+    if value is None and default is not None:
+        return default
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or (default is None and not value):

@@ -5,6 +5,7 @@ folders. The order in which a corpus is encoded, and where the vectors go, is
 `ragkit.retrieval.encode`'s business; gradients and losses are `ragkit.training`'s.
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -65,6 +66,15 @@ class Encoder(nn.Module):
         """Where the weights are."""
         return next(self.model.parameters()).device
 
+    def fingerprint(self) -> str:
+        """Return a hash of weights, settings and vocabulary: equal for equal vectors."""
+        digest = hashlib.sha256(repr(self.settings).encode())
+        digest.update(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode())
+        for name, weights in self.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(weights.detach().cpu().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
     @classmethod
     def load(cls, reference: str, options: EncoderOptions | None = None) -> Self:
         """Load an encoder by hub name, folder or run directory; fp32, on the CPU, ready to encode.
@@ -89,6 +99,11 @@ class Encoder(nn.Module):
         settings = _read_settings(Path(folder), model, tokenizer)
         wanted = options.model_dump(include=set(EncoderSettings.__dataclass_fields__))
         settings = replace(settings, **{k: v for k, v in wanted.items() if v is not None})
+        if settings.max_length > _positions(model):
+            raise ModelError(
+                f"max_length: {settings.max_length} is more than the {_positions(model)} tokens "
+                f"that {reference} has positions for"
+            )
         return cls(model, tokenizer, settings).eval()
 
     def tokenize(self, texts: Sequence[str], kind: Kind) -> list[list[int]]:
@@ -208,9 +223,7 @@ def _read_settings(
 
     A plain Hugging Face model gets mean pooling, unit vectors, no prefixes.
     """
-    limits = [int(getattr(model.config, "max_position_embeddings", 0) or _NO_LIMIT)]
-    offset = packing.position_offset(model.config)
-    limits = [limits[0] - (offset or 0), min(int(tokenizer.model_max_length), _NO_LIMIT)]
+    limits = [_positions(model), min(int(tokenizer.model_max_length), _NO_LIMIT)]
     files = _hub_files(folder)
     if "modules.json" not in files:
         return EncoderSettings(max_length=min(limits))
@@ -225,13 +238,27 @@ def _read_settings(
         limits.append(int(config["max_seq_length"]))
     named = "config_sentence_transformers.json"
     prompts = read_json(files[named]).get("prompts", {}) if named in files else {}
+    pooling = read_json(files["1_Pooling/config.json"])
+    if any(prompts.values()) and not pooling.get("include_prompt", True):
+        raise ModelError(f"{folder}: include_prompt: false (pooling without the prompt) is unknown")
     return EncoderSettings(
-        pooling=_read_pooling(folder, read_json(files["1_Pooling/config.json"])),
+        pooling=_read_pooling(folder, pooling),
         normalize="Normalize" in modules,
         query_prefix=prompts.get("query", ""),
         passage_prefix=prompts.get("document", prompts.get("passage", "")),
         max_length=min(limits),
     )
+
+
+def _positions(model: PreTrainedModel) -> int:
+    """Return how many tokens a model has positions for.
+
+    In models of RoBERTa's kind the first positions of the table are those of padding.
+    """
+    positions = int(getattr(model.config, "max_position_embeddings", 0) or _NO_LIMIT)
+    table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return positions if padding is None else positions - int(padding) - 1
 
 
 def _hub_files(folder: Path) -> dict[str, Path]:
@@ -259,7 +286,7 @@ def _read_pooling(folder: Path, config: dict[str, Any]) -> str:
         modes = [f.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
                  for f in flags]  # fmt: skip
         mode = modes[0] if len(modes) == 1 else ",".join(modes)
-    if mode not in _POOLINGS:
+    if not isinstance(mode, str) or mode not in _POOLINGS:
         raise ModelError(f"{folder}: pooling {json.dumps(mode)} is unknown to ragkit")
     return _POOLINGS[mode]
 

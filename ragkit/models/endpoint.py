@@ -84,15 +84,27 @@ class Client:
                 pool.submit(self.ask, chat): i for i, chat in enumerate(chats)
             }
             try:
+                fatal: EndpointError | None = None
                 for future in as_completed(futures):
+                    if future.cancelled():
+                        continue
                     try:
-                        yield futures[future], future.result()
-                        failures = 0
+                        reply = future.result()
                     except EndpointError as error:
                         failures += 1
-                        if _is_final(error) or failures >= 10 or len(chats) == failures:
-                            raise
-                        logger.warning("%s", error)
+                        if fatal is None and (
+                            _is_final(error) or failures >= 10 or len(chats) == failures
+                        ):
+                            fatal = error
+                            for waiting in futures:
+                                waiting.cancel()  # those in flight are paid for: they are awaited
+                        else:
+                            logger.warning("%s", error)
+                    else:
+                        failures = 0
+                        yield futures[future], reply
+                if fatal is not None:
+                    raise fatal
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
@@ -108,10 +120,11 @@ class Client:
         if isinstance(error, openai.APIConnectionError):
             return f"{self._server}: cannot be reached"
         status: Any = getattr(error, "status_code", "")
-        return f"{self._server}: {status} {str(error).splitlines()[0][:200]}"
+        said = (str(error).splitlines() or [""])[0].replace(self.api.api_key, "***")
+        return f"{self._server}: {status} {said[:200]}"
 
 
 def _is_final(error: EndpointError) -> bool:
     cause = error.__cause__
     status = getattr(cause, "status_code", None)
-    return status in (400, 401, 403, 404, 422)
+    return status in (401, 403, 404)

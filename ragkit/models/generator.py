@@ -59,7 +59,10 @@ class Generator:
             )
             dtype = torch.bfloat16 if use_bf16(config.precision, device) else torch.float32
             model = kind.from_pretrained(folder, dtype=dtype, **options)
-            tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **options)
+            # a decoder goes on from its last token; a question is worth more than what precedes it
+            padding = "right" if architecture.is_encoder_decoder else "left"
+            sides = {"padding_side": padding, "truncation_side": "left"}
+            tokenizer = AutoTokenizer.from_pretrained(folder, **sides, **options)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().split("\n")[0]
             raise ModelError(f"{config.model}: cannot be loaded: {reason}") from error
@@ -87,22 +90,28 @@ class Generator:
 
         A prompt that leaves no room for the answer loses its beginning, which is said in the log.
         """
-        special = not self.tokenizer.chat_template  # templates write their own special tokens
-        tokens = self.tokenizer(list(prompts), add_special_tokens=special)["input_ids"]
-        room = self._limit() - self.config.max_new_tokens
+        if not prompts:
+            return []
+        decoder = not self.model.config.is_encoder_decoder
+        room = self._limit() - (self.config.max_new_tokens if decoder else 0)
         if room <= 0:
             raise ModelError(
                 f"max_new_tokens: {self.config.max_new_tokens} leaves no room for a prompt in the "
                 f"{self._limit()} tokens of {self.config.model}"
             )
+        special = not self.tokenizer.chat_template  # templates write their own special tokens
+        tokens = self.tokenizer(list(prompts), add_special_tokens=special)["input_ids"]
         if cut := sum(len(ids) > room for ids in tokens):
+            tokens = self.tokenizer(
+                list(prompts), add_special_tokens=special, truncation=True, max_length=room
+            )["input_ids"]
             logger.warning("%d of %d prompts are longer than %d tokens and lose their beginning",
                            cut, len(prompts), room)  # fmt: skip
         outputs: list[Generated | None] = [None] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda i: len(tokens[i]))
         for start in range(0, len(order), self.config.batch_size):
             batch = order[start : start + self.config.batch_size]
-            generated = self._generate([tokens[i][-room:] for i in batch])
+            generated = self._generate([tokens[i] for i in batch])
             for i, output in zip(batch, generated, strict=True):
                 outputs[i] = output
         return [output for output in outputs if output is not None]
@@ -110,6 +119,7 @@ class Generator:
     def _generate(self, token_ids: list[list[int]]) -> list[Generated]:
         padded = self.tokenizer.pad({"input_ids": token_ids}, return_tensors="pt")
         padded = padded.to(self.model.device)
+        torch.manual_seed(self.config.seed)
         sampling = {"do_sample": True, "temperature": self.config.temperature}
         with torch.inference_mode():
             output = self.model.generate(  # type: ignore[operator]

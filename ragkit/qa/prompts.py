@@ -24,7 +24,7 @@ documents answers it: name the product, version or topic where it matters. Write
 has not read the passage would: never mention "the passage", "the text" or "the document". Give \
 each a complete answer in one or two sentences, every fact taken from the passage.
 Return JSON only: {{"pairs": [{{"question": "...", "answer": "..."}}]}}"""
-_OBJECT = re.compile(r"\{.*\}|\[.*\]", re.DOTALL)
+_OPENING = re.compile(r"[{\[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +63,18 @@ def parse(response: str) -> list[QuestionAnswer]:
     Raises:
         ValueError: no JSON in it, or not of the form that was asked for.
     """
-    match = _OBJECT.search(response)
-    if match is None:
-        raise ValueError("no JSON in the teacher's answer")
-    try:
-        value = json.loads(match.group())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"broken JSON in the teacher's answer: {error.msg}") from error
-    pairs = value.get("pairs") if isinstance(value, dict) else value
-    if not isinstance(pairs, list):
-        raise ValueError("no list of pairs in the teacher's answer")
-    return [_pair(pair) for pair in pairs]
+    problem = "no JSON in the teacher's answer"
+    for match in _OPENING.finditer(response):
+        try:
+            value, _ = json.JSONDecoder().raw_decode(response, match.start())
+        except json.JSONDecodeError as error:
+            problem = f"broken JSON in the teacher's answer: {error.msg}"
+            continue
+        pairs = value.get("pairs") if isinstance(value, dict) else value
+        if isinstance(pairs, list) and (pairs or isinstance(value, dict)):
+            return [_pair(pair) for pair in pairs]
+        problem = "no list of pairs in the teacher's answer"
+    raise ValueError(problem)
 
 
 def dump(pairs: list[QuestionAnswer]) -> str:

@@ -66,19 +66,20 @@ class OpenAI:
 
     def ask(self, requests: Sequence[Request]) -> Iterator[tuple[Request, str]]:
         """Yield journalled answers, then those of the server as they come."""
-        missing = []
+        missing: dict[str, list[Request]] = {}  # passages of one text are asked about once
         for request in requests:
-            known = self.journal.by_key.get(self._key(request))
-            if known is None:
-                missing.append(request)
+            key = self._key(request)
+            if key in self.journal.by_key:
+                yield request, self.journal.by_key[key]["response"]
             else:
-                yield request, known["response"]
+                missing.setdefault(key, []).append(request)
         if not missing:
             return
-        chats = [chat(request, self.config.n) for request in missing]
+        groups = list(missing.values())
+        chats = [chat(group[0], self.config.n) for group in groups]
         replies = Client(self.config).ask_all(chats)
         for i, reply in progress(replies, f"asking {self.config.model}", len(chats), "requests"):
-            request = missing[i]
+            request = groups[i][0]
             self.journal.append(
                 {
                     "key": self._key(request),
@@ -91,7 +92,7 @@ class OpenAI:
                     "time": round(time.time(), 3),
                 }
             )
-            yield request, reply.text
+            yield from ((same, reply.text) for same in groups[i])
 
     def _key(self, request: Request) -> str:
         """Hash all that the answer depends on: prompt, passage, model, server and parameters."""

@@ -5,7 +5,7 @@ server. Finding the passages and judging the answers is others' business.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +19,9 @@ from ragkit.models.generator import Generator
 from ragkit.rag.prompts import is_refusal, messages, plain_text
 from ragkit.rag.sentences import sentences
 from ragkit.retrieval.encode import encode
+from ragkit.retrieval.searchers import query_text
+
+_TOGETHER = 32  # questions whose texts are encoded or generated together
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Answers(Protocol):
 
     def answer(
         self, examples: Sequence[Example], passages: Sequence[Sequence[Passage]]
-    ) -> Sequence[Answer | None]:
-        """Answer each question from its own passages; None where that failed this time."""
+    ) -> Iterator[tuple[int, Answer]]:
+        """Yield (position, answer) as answers come; a question that failed is left out."""
 
 
 class ExtractiveAnswers:
@@ -55,14 +58,23 @@ class ExtractiveAnswers:
 
     def answer(
         self, examples: Sequence[Example], passages: Sequence[Sequence[Passage]]
-    ) -> list[Answer]:
+    ) -> Iterator[tuple[int, Answer]]:
         """Answer each question; without passages, or below `min_score`, abstain."""
+        for start in range(0, len(examples), _TOGETHER):
+            part = slice(start, start + _TOGETHER)
+            yield from enumerate(self._answer(examples[part], passages[part]), start)
+
+    def _answer(
+        self, examples: Sequence[Example], passages: Sequence[Sequence[Passage]]
+    ) -> list[Answer]:
         start = time.perf_counter()
         candidates = [[(p, s) for p in found for s in sentences(p.text)] for found in passages]
         # a sentence is read with its title, as the passage was when it was found
         texts = [f"{p.title}\n{s}" if p.title else s for pairs in candidates for p, s in pairs]
         vectors = encode(self.encoder, texts, "passage", self.config.encoder)
-        asked = encode(self.encoder, [e.question for e in examples], "query", self.config.encoder)
+        asked = encode(
+            self.encoder, [query_text(e) for e in examples], "query", self.config.encoder
+        )
         ends = np.cumsum([len(pairs) for pairs in candidates])
         picked = [
             self._pick(pairs, vectors[end - len(pairs) : end] @ query)
@@ -77,7 +89,8 @@ class ExtractiveAnswers:
     def _pick(
         self, pairs: list[tuple[Passage, str]], scores: np.ndarray
     ) -> list[tuple[Passage, str]]:
-        if not pairs or scores.max() < self.config.min_score:
+        lowest = self.config.min_score  # 0: never abstain, whatever the sign of the similarities
+        if not pairs or (lowest and scores.max() < lowest):
             return []
         best = np.argsort(-scores, kind="stable")[: self.config.n_sentences]
         return [pairs[i] for i in sorted(best)]
@@ -92,17 +105,17 @@ class HfAnswers:
 
     def answer(
         self, examples: Sequence[Example], passages: Sequence[Sequence[Passage]]
-    ) -> list[Answer]:
+    ) -> Iterator[tuple[int, Answer]]:
         """Generate an answer for each question."""
         chats = [messages(e, found) for e, found in zip(examples, passages, strict=True)]
         prompts = [self.generator.render(chat, plain_text) for chat in chats]
-        start = time.perf_counter()
-        outputs = self.generator.generate(prompts)
-        latency_ms = (time.perf_counter() - start) * 1000 / max(len(examples), 1)
-        return [
-            Answer(o.text, is_refusal(o.text), latency_ms, usage={"completion_tokens": o.tokens})
-            for o in outputs
-        ]
+        for first in range(0, len(prompts), _TOGETHER):
+            start = time.perf_counter()
+            outputs = self.generator.generate(prompts[first : first + _TOGETHER])
+            latency_ms = (time.perf_counter() - start) * 1000 / len(outputs)
+            for i, output in enumerate(outputs, first):
+                usage = {"completion_tokens": output.tokens}
+                yield i, Answer(output.text, is_refusal(output.text), latency_ms, usage=usage)
 
 
 class OpenAIAnswers:
@@ -113,14 +126,12 @@ class OpenAIAnswers:
 
     def answer(
         self, examples: Sequence[Example], passages: Sequence[Sequence[Passage]]
-    ) -> list[Answer | None]:
-        """Ask for each question, `concurrency` at a time; None where the server failed."""
+    ) -> Iterator[tuple[int, Answer]]:
+        """Ask for each question, `concurrency` at a time."""
         chats = [messages(e, found) for e, found in zip(examples, passages, strict=True)]
-        replies = dict(self.client.ask_all(chats))
-        return [
-            Answer(r.text, is_refusal(r.text), r.seconds * 1000, usage=r.usage) if r else None
-            for r in map(replies.get, range(len(chats)))
-        ]
+        for i, reply in self.client.ask_all(chats):
+            latency_ms, abstained = reply.seconds * 1000, is_refusal(reply.text)
+            yield i, Answer(reply.text, abstained, latency_ms, usage=reply.usage)
 
 
 def build_answerer(config: Answerer) -> Answers:

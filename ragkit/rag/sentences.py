@@ -2,9 +2,10 @@
 
 import re
 
-_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9`])|\n+")
+_END = re.compile(r"(?<=[.!?])([\"')\]]*)\s+(?=[\"'(\[]*[A-Z0-9`])|\n+")
 _ABBREVIATION = re.compile(
-    r"(?:\b(?:e\.g|i\.e|etc|vs|cf|approx|no|fig|dr|mr|mrs|ms|st|inc|ltd)|\b[A-Z])\.$", re.IGNORECASE
+    r"(?:\b(?:e\.g|i\.e|etc|vs|cf|approx|no|fig|dr|mr|mrs|ms|st|inc|ltd)|(?<!\d )\b[A-Z])\.$",
+    re.IGNORECASE,
 )
 _STEP_NUMBER = re.compile(r"^\s*(?:\d+|[a-z])[.)]$")
 
@@ -17,7 +18,7 @@ def sentences(text: str) -> list[str]:
     found: list[str] = []
     start = 0
     for match in _END.finditer(text):
-        piece = text[start : match.start()].strip()
+        piece = text[start : max(match.end(1), match.start())].strip()
         line_break = "\n" in match.group()
         if _STEP_NUMBER.match(piece) or (not line_break and _ABBREVIATION.search(piece)):
             continue

@@ -3,9 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 import bm25s
+import numpy as np
 
 from ragkit.config.blocks import Bm25
 from ragkit.data.schema import Passage
+from ragkit.retrieval.fusion import best
+
+_WORD = r"(?u)\b\w+\b"  # bm25s's own pattern drops words of one character: `LAN 1`, `R`
 
 
 class Bm25Searcher:
@@ -17,6 +21,7 @@ class Bm25Searcher:
         self.index = bm25s.BM25(k1=self.config.k1, b=self.config.b, method="lucene")
         tokens = self._tokens([p.rendered for p in corpus.values()])
         self.empty = not any(tokens)
+        self.vocabulary: set[str] = set()
         if not self.empty:
             self.index.index(tokens, show_progress=False)
             self.vocabulary = set(self.index.vocab_dict)
@@ -27,23 +32,28 @@ class Bm25Searcher:
         Only passages that share a word with the query are returned: none at all for a query of stop
         words, where bm25s itself raises.
         """
-        tokens = [] if self.empty else self._tokens(queries)
-        known = [[t for t in words if t in self.vocabulary] for words in tokens]
-        asked = [i for i, words in enumerate(known) if words]
-        found: list[dict[str, float]] = [{} for _ in queries]
-        if not asked:
-            return found
-        positions, scores = self.index.retrieve(
-            [known[i] for i in asked], k=min(top_k, len(self.ids)), show_progress=False
-        )
-        for i, row, row_scores in zip(asked, positions.tolist(), scores.tolist(), strict=True):
-            pairs = zip(row, row_scores, strict=True)
-            found[i] = {self.ids[p]: score for p, score in pairs if score > 0}
-        return found
+        tokens = [[]] * len(queries) if self.empty else self._tokens(queries)
+        return [self._best([t for t in words if t in self.vocabulary], top_k) for words in tokens]
+
+    def _best(self, words: list[str], top_k: int) -> dict[str, float]:
+        """Return the highest scores, ties by descending id as in trec_eval."""
+        if not words:
+            return {}
+        scores = self.index.get_scores(words)
+        matching = np.flatnonzero(scores > 0)
+        if len(matching) > top_k:
+            lowest = np.partition(scores[matching], -top_k)[-top_k]
+            matching = matching[scores[matching] >= lowest]
+        found = {self.ids[row]: float(scores[row]) for row in matching}
+        return best(found, top_k)
 
     def _tokens(self, texts: Sequence[str]) -> list[list[str]]:
         stopwords = "en" if self.config.stopwords == "english" else []
         tokens: list[list[str]] = bm25s.tokenize(
-            list(texts), stopwords=stopwords, return_ids=False, show_progress=False
+            list(texts),
+            token_pattern=_WORD,
+            stopwords=stopwords,
+            return_ids=False,
+            show_progress=False,
         )
         return tokens

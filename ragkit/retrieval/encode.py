@@ -42,7 +42,8 @@ def encode(
     options = options or EncoderOptions()
     device = pick_device(options.device)
     encoder.to(device).eval()
-    rows, journal = _open_rows(out, (len(texts), encoder.dimensions), texts)
+    made_from = "" if out is None else sha256_text(encoder.fingerprint(), kind, *texts)
+    rows, journal = _open_rows(out, (len(texts), encoder.dimensions), made_from)
     meter = Meter(f"encoding {kind}s", len(texts), "texts")
     meter.skip(journal.done if journal else 0)
     for start in range(meter.done, len(texts), _SHARD):
@@ -98,11 +99,11 @@ def batches(token_ids: Sequence[Sequence[int]], budget: int) -> Iterator[list[in
 class _Journal:
     """How much of an array on disk is done; the array gets its name when all of it is.
 
-    texts: hash of the texts, so that rows of others are not taken for these
+    made_from: hash of encoder and texts, so that rows of others are not taken for these
     """
 
     out: Path
-    texts: str
+    made_from: str
     done: int = 0
 
     @property
@@ -114,7 +115,7 @@ class _Journal:
         return self.out.with_suffix(".progress.json")
 
     def write(self, done: int) -> None:
-        write_json(self.file, {"rows": done, "texts": self.texts})
+        write_json(self.file, {"rows": done, "made_from": self.made_from})
 
     def finish(self) -> Vectors:
         self.partial.replace(self.out)
@@ -123,16 +124,17 @@ class _Journal:
 
 
 def _open_rows(
-    out: Path | None, shape: tuple[int, int], texts: Sequence[str]
+    out: Path | None, shape: tuple[int, int], made_from: str
 ) -> tuple[Vectors, _Journal | None]:
     """Return the array to fill, in memory or on disk with what an earlier process left."""
     if out is None:
         return np.empty(shape, np.float32), None
-    journal = _Journal(out, sha256_text(*texts))
+    journal = _Journal(out, made_from)
     if journal.file.exists() and journal.partial.exists():
         progress = read_json(journal.file)
-        if progress["texts"] == journal.texts:
+        if progress["made_from"] == made_from:
             logger.info("%s: %d of %d rows are there already", out, progress["rows"], shape[0])
             journal.done = progress["rows"]
             return np.lib.format.open_memmap(journal.partial, mode="r+"), journal
+    journal.file.unlink(missing_ok=True)
     return np.lib.format.open_memmap(journal.partial, "w+", np.dtype(np.float32), shape), journal

@@ -24,7 +24,8 @@ def weighted(dense: Ranking, bm25: Ranking, weight: float, top_k: int) -> dict[s
     the function can give (cosine -1, BM25 0) becomes 0. A passage that a ranking lacks gets the
     ranking's lowest score.
     """
-    a, b = _scaled(dense, -1.0), _scaled(bm25, 0.0)
+    # dot products of vectors that are not of unit length may be below -1
+    a, b = _scaled(dense, min([-1.0, *dense.values()])), _scaled(bm25, 0.0)
     low_a = min(a.values(), default=0.0)
     scores = {
         passage_id: weight * a.get(passage_id, low_a) + (1 - weight) * b.get(passage_id, 0.0)

@@ -81,6 +81,7 @@ def build_index(
     vectors = encode(encoder, [p.rendered for p in corpus.values()], "passage", options, out)
     manifest = {
         "model": model,
+        "encoder_sha256": encoder.fingerprint(),
         "corpus_sha256": corpus_hash(corpus),
         "passages": len(corpus),
         "dimensions": encoder.dimensions,
@@ -92,8 +93,8 @@ def build_index(
     return index
 
 
-def check_index(index: VectorIndex, corpus: Mapping[str, Passage], dimensions: int) -> None:
-    """Refuse an index of another corpus or of an encoder with other dimensions.
+def check_index(index: VectorIndex, corpus: Mapping[str, Passage], encoder: Encoder) -> None:
+    """Refuse an index of another corpus or of another encoder.
 
     Raises:
         DataError: with what differs.
@@ -103,10 +104,10 @@ def check_index(index: VectorIndex, corpus: Mapping[str, Passage], dimensions: i
             f"the index has {len(index.ids):,} passages of another corpus than the "
             f"{len(corpus):,} given (text, titles or ids differ); make it again: ragkit index"
         )
-    if index.vectors.shape[1] != dimensions:
+    if index.manifest["encoder_sha256"] != encoder.fingerprint():
         raise DataError(
-            f"the index has {index.vectors.shape[1]} dimensions, the encoder {dimensions}; "
-            "it was made with another model"
+            f"the index was made with another model ({index.manifest['model']}) than the one that "
+            "is to search it, or with other encoder settings; make it again: ragkit index"
         )
 
 

@@ -73,7 +73,7 @@ def mine(
         candidates = [p for p in ranking if p not in positives]
         dropped["a positive of this question"] += len(ranking) - len(candidates)
         same = {p for p in candidates if any(
-            jaccard(cut(p), cut(q)) >= NEAR_DUPLICATE for q in example.positive_ids)}  # fmt: skip
+            jaccard(cut(p), cut(q)) >= NEAR_DUPLICATE for q in positives)}  # fmt: skip
         candidates = [p for p in candidates if p not in same]
         dropped["a near-duplicate of a positive"] += len(same)
         if cosine is not None and candidates:

@@ -36,7 +36,7 @@ class DenseSearcher:
         self.encoder = encoder or Encoder.load(config.model, config.encoder)
         if config.index is not None:
             self.index = VectorIndex.load(config.index)
-            check_index(self.index, corpus, self.encoder.dimensions)
+            check_index(self.index, corpus, self.encoder)
         else:
             self.index = build_index(self.encoder, corpus, config.model, config.encoder)
 

@@ -13,12 +13,10 @@ from ragkit.errors import DataError
 from ragkit.evaluation.compare import compare, shared_metrics
 from ragkit.evaluation.summary import slice_of
 from ragkit.runs import Run
-from ragkit.stages.eval_e2e import ANSWER_METRICS
 from ragkit.stages.retrieval import METRICS
 from ragkit.stages.tables import difference_table, metric_table
 
 _FILES = {"retrieval": "per_query.jsonl", "answers": "predictions.jsonl"}
-_METRICS = {"retrieval": METRICS, "answers": ANSWER_METRICS}
 _SHOWN = {"retrieval": METRICS, "answers": ["f1", "rouge_l", "em"]}
 _SLICED = {"retrieval": "ndcg@10", "answers": "f1"}  # the metric that is shown by slice
 
@@ -62,7 +60,7 @@ def run(config: Config, run: Run) -> None:
     for kind, systems in kinds.items():
         baseline = next((b for b in config.baseline if b in systems.sheets), None)
         baseline = baseline or next(iter(systems.sheets))
-        metrics = shared_metrics(systems.sheets, _METRICS[kind])
+        metrics = shared_metrics(systems.sheets, list(systems.sheets[baseline]))
         if not metrics:
             raise DataError(f"{', '.join(systems.sheets)}: no metric in common")
         result[kind] = compare(systems.sheets, documents, metrics, baseline, config.seed)
@@ -84,7 +82,8 @@ def show(path: Path) -> RenderableType:
     """Show means, paired differences and slices of each kind of evaluation."""
     parts: list[RenderableType] = []
     for kind, table in read_json(path / "comparison.json").items():
-        metrics = [m for m in _SHOWN[kind] if m in next(iter(table["systems"].values()))]
+        known = table["systems"][table["baseline"]]
+        metrics = [m for m in _SHOWN[kind] if m in known] or list(known)[:6]
         first = table["systems"][table["baseline"]][metrics[0]]
         title = (
             f"{kind.upper()}, mean and 95% interval "

@@ -28,6 +28,7 @@ from ragkit.stages.retrieval import (
     METRICS,
     EvaluationSource,
     check_leaks,
+    chosen_on_dev,
     report,
     slice_names,
     slices,
@@ -36,7 +37,6 @@ from ragkit.stages.retrieval import (
 from ragkit.stages.sources import documents_of, read_sources
 from ragkit.stages.tables import metric_table
 
-_TOGETHER = 32  # questions answered, and saved, at a time
 ANSWER_METRICS = ("em", "f1", "rouge_1", "rouge_2", "rouge_l")
 
 
@@ -59,14 +59,14 @@ def run(config: Config, run: Run) -> None:
     examples, corpus = read_sources(config, run)
     train = check_leaks(config, examples)
     documents = documents_of(examples, corpus)
-    ranked = _retrieve(config, examples, corpus, run)
+    ranked, settings = _retrieve(config, examples, corpus, run)
     answered = _answer(config, examples, corpus, ranked, run)
     sheet = _score(examples, ranked, answered, gold=config.passages == "gold")
     parts = slices(examples, train, documents, corpus, config.slices)
     _write_predictions(run, examples, ranked, answered, sheet, documents, slice_names(parts))
     write_trec_run(run / "run.trec", ranked)
     result = report(sheet, examples, parts, documents, config.seed)
-    result |= _whole_set(examples, answered)
+    result |= {"whole_set": _whole_set(examples, answered), "settings": settings}
     latencies = [answered[e.id].latency_ms for e in examples]
     result["timings"] = {
         **run.timings,
@@ -74,6 +74,7 @@ def run(config: Config, run: Run) -> None:
         "answer_ms_p95": round(float(np.percentile(latencies, 95)), 3),
     }
     write_json(run / "metrics.json", result)
+    (run / "answers.partial.jsonl").unlink(missing_ok=True)
 
 
 def show(path: Path) -> RenderableType:
@@ -95,17 +96,17 @@ def show(path: Path) -> RenderableType:
 
 def _retrieve(
     config: Config, examples: list[Example], corpus: Mapping[str, Passage], run: Run
-) -> dict[str, dict[str, float]]:
-    """Return the passages of each question, id to score."""
+) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+    """Return the passages of each question, id to score, and what the retriever chose on dev."""
     if config.passages == "gold":
-        return {e.id: dict.fromkeys(e.positive_ids, 1.0) for e in examples}
+        return {e.id: dict.fromkeys(e.positive_ids, 1.0) for e in examples}, {}
     searcher = build_searcher(config.retriever, corpus, weight_chooser(config, corpus))
     with run.timed("retrieval"):
         found = searcher.search([query_text(e) for e in examples], config.top_k)
     run.timings["retrieval_ms_per_question"] = round(
         run.timings["retrieval"] * 1000 / len(examples), 3
     )
-    return dict(zip((e.id for e in examples), found, strict=True))
+    return dict(zip((e.id for e in examples), found, strict=True)), chosen_on_dev(searcher)
 
 
 def _answer(
@@ -125,14 +126,12 @@ def _answer(
     missing = [e for e in examples if e.id not in answered]
     if missing:
         answerer = build_answerer(config.answerer)
-        batches = [missing[i : i + _TOGETHER] for i in range(0, len(missing), _TOGETHER)]
+        top = [[corpus[p] for p in list(ranked[e.id])[: config.n_passages]] for e in missing]
         with run.timed("answering"), saved.open("a", encoding="utf-8") as f:
-            for batch in progress(batches, "answering", unit="batches"):
-                top = [[corpus[p] for p in list(ranked[e.id])[: config.n_passages]] for e in batch]
-                for example, answer in zip(batch, answerer.answer(batch, top), strict=True):
-                    if answer is not None:
-                        answered[example.id] = answer
-                        f.write(json.dumps({"id": example.id, **_to_json(answer)}) + "\n")
+            answers = answerer.answer(missing, top)
+            for i, answer in progress(answers, "answering", len(missing), "questions"):
+                answered[missing[i].id] = answer
+                f.write(json.dumps({"id": missing[i].id, **_to_json(answer)}) + "\n")
                 f.flush()
     if failed := [e.id for e in examples if e.id not in answered]:
         raise EndpointError(
@@ -152,8 +151,9 @@ def _load_answers(path: Path) -> dict[str, Answer]:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        found[record.pop("id")] = Answer(**{**record, "passage_ids": tuple(record["passage_ids"])})
-    path.write_text("".join(json.dumps({"id": i, **_to_json(a)}) + "\n" for i, a in found.items()))
+        question = record.pop("id")
+        found[question] = Answer(**{**record, "passage_ids": tuple(record["passage_ids"])})
+    write_jsonl(path, ({"id": i, **_to_json(a)} for i, a in found.items()))
     return found
 
 
@@ -200,14 +200,11 @@ def _whole_set(examples: Sequence[Example], answered: Mapping[str, Answer]) -> d
     found = abstention(
         [e.answerable for e in examples], [answered[e.id].abstained for e in examples]
     )
+    texts, references = [answered[e.id].text for e in scored], [e.answers for e in scored]
     return {
-        "whole_set": {
-            "bleu": bleu([answered[e.id].text for e in scored], [e.answers for e in scored])
-            if scored
-            else None,
-            "abstention_precision": found["precision"],
-            "abstention_recall": found["recall"],
-        }
+        "bleu": bleu(texts, references) if scored else None,
+        "abstention_precision": found["precision"],
+        "abstention_recall": found["recall"],
     }
 
 
@@ -239,4 +236,3 @@ def _write_predictions(
         for e in examples
     )
     write_jsonl(run / "predictions.jsonl", records)
-    (run / "answers.partial.jsonl").unlink(missing_ok=True)

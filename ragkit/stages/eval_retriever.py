@@ -16,12 +16,13 @@ from ragkit.data.files import (
 from ragkit.data.schema import qrels_of
 from ragkit.errors import DataError
 from ragkit.evaluation.ranking import evaluate
-from ragkit.retrieval.searchers import FusedSearcher, build_searcher, query_text
+from ragkit.retrieval.searchers import build_searcher, query_text
 from ragkit.runs import Run
 from ragkit.stages.retrieval import (
     METRICS,
     EvaluationSource,
     check_leaks,
+    chosen_on_dev,
     report,
     slice_names,
     slices,
@@ -72,9 +73,11 @@ def run(config: Config, run: Run) -> None:
             for e in examples
         ),
     )
-    settings = {"fusion_weight": searcher.weight} if isinstance(searcher, FusedSearcher) else {}
     result = report(sheet, examples, parts, documents, config.seed)
-    write_json(run / "metrics.json", {**result, "settings": settings, "timings": run.timings})
+    write_json(
+        run / "metrics.json",
+        {**result, "settings": chosen_on_dev(searcher), "timings": run.timings},
+    )
 
 
 def show(path: Path) -> RenderableType:

@@ -3,11 +3,11 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, ValidationInfo, model_validator
 from rich.console import RenderableType
 
 from ragkit.config.blocks import (
@@ -15,6 +15,7 @@ from ragkit.config.blocks import (
     Dense,
     EncoderOptions,
     Fused,
+    InputPath,
     ModelRef,
     beside,
 )
@@ -30,6 +31,9 @@ from ragkit.stages.sources import ExampleSource, read_sources
 class Config(ExampleSource):
     """Configuration of `mine-negatives`."""
 
+    dev: InputPath | None = Field(
+        None, description="copied beside the examples, for training; unset: dev.jsonl beside"
+    )
     model: ModelRef = Field(EMBEDDED, description="encoder of the first stage and of max_share")
     encoder: EncoderOptions = EncoderOptions()
     first_stage: Literal["dense", "bm25", "fused"] = Field(
@@ -41,6 +45,12 @@ class Config(ExampleSource):
         0.95, gt=0, description="drop candidates nearer than this share of the positive's cosine"
     )
     pick: Literal["rank", "sample"] = Field("rank", description="the highest, or drawn at random")
+
+    @model_validator(mode="after")
+    def _find_dev(self, info: ValidationInfo) -> Self:
+        if self.dev is None:
+            object.__setattr__(self, "dev", beside(self.examples, "dev.jsonl", info.context))
+        return self
 
 
 def run(config: Config, run: Run) -> None:
@@ -110,6 +120,5 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 def _copy_neighbours(config: Config, run: Run) -> None:
     """Copy corpus and dev examples, so that training works on the new examples alone."""
     shutil.copyfile(config.corpus_path, run / "corpus.jsonl")
-    dev = beside(config.examples, "dev.jsonl")
-    if dev is not None:
-        shutil.copyfile(dev, run / "dev.jsonl")
+    if config.dev is not None:
+        shutil.copyfile(config.dev, run / "dev.jsonl")

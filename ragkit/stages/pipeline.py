@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from ragkit.config.blocks import Block, StageConfig
 from ragkit.config.load import Key, Source, build
@@ -23,10 +23,8 @@ from ragkit.stages import STAGES, Stage, StageModule
 class Step(Block):
     """One step: a command and its configuration."""
 
-    model_config = ConfigDict(populate_by_name=True)
-
     id: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", description="its folder, and its @name"
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$", description="its folder, and its @name"
     )
     run: str = Field(description="the command")
     with_: dict[str, Any] = Field({}, alias="with", description="the command's configuration")
@@ -101,27 +99,31 @@ def _plan_step(config: Config, i: int, source: Source, folder: Path) -> Planned:
         raise ConfigError(f"{where}: an earlier step has this id")
     if "output" in step.with_:
         raise ConfigError(f"{where}: output: a step's run directory is its id, in the pipeline's")
-    try:
-        values = _resolve(source.values, folder, names)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+    unknown: list[str] = []
+    values = _resolve(source.values, folder, names, unknown)
     values = {"seed": config.seed, **values, "output": str(folder / step.id)}
     planned = Planned(step, STAGES[step.run], Source(values, source.places))
-    planned.config(pending=tuple(folder / name for name in names))
+    problems = [f"{where}: {problem}" for problem in unknown]
+    try:
+        planned.config(pending=(folder,) if unknown else tuple(folder / name for name in names))
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
     return planned
 
 
-def _resolve(value: Any, folder: Path, names: list[str]) -> Any:
-    """Replace `@step/file` by the path of that file, in all strings."""
+def _resolve(value: Any, folder: Path, names: list[str], unknown: list[str]) -> Any:
+    """Replace `@step/file` by the path of that file, in all strings; note unknown steps."""
     if isinstance(value, Mapping):
-        return {key: _resolve(item, folder, names) for key, item in value.items()}
+        return {key: _resolve(item, folder, names, unknown) for key, item in value.items()}
     if isinstance(value, list):
-        return [_resolve(item, folder, names) for item in value]
+        return [_resolve(item, folder, names, unknown) for item in value]
     if not isinstance(value, str) or not value.startswith("@"):
         return value
     name, _, rest = value[1:].partition("/")
     if name not in names:
-        raise ConfigError(
+        unknown.append(
             f"{value}: no earlier step {name!r} (there are {', '.join(names) or 'none'})"
         )
     return str(folder / name / rest) if rest else str(folder / name)

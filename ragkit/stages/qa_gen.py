@@ -14,6 +14,7 @@ from ragkit.config.blocks import (
     DocumentSource,
     HeuristicTeacher,
     InputPath,
+    OpenAITeacher,
     Style,
     Teacher,
 )
@@ -28,7 +29,7 @@ from ragkit.data.files import (
     write_passages,
 )
 from ragkit.data.schema import Example, Passage
-from ragkit.errors import DataError
+from ragkit.errors import DataError, EndpointError
 from ragkit.log import logger
 from ragkit.qa.card import data_card
 from ragkit.qa.filters import Candidate, Filter
@@ -59,6 +60,9 @@ class Config(DocumentSource):
     )
     styles: list[Style] = Field(["factoid", "how-to", "keyword"], description="kinds of questions")
     limit: int | None = Field(None, gt=0, description="ask about so many passages only")
+    max_silent: float = Field(
+        0.02, ge=0, le=1, description="share of requests that may fail; more stops the run"
+    )
     splits: Splits = Splits()
     held_out: list[InputPath] = Field(
         [], description="example files whose questions must not leak into training"
@@ -84,6 +88,13 @@ def run(config: Config, run: Run) -> None:
     with run.timed("asking"):
         teacher = build_teacher(config.teacher, run / "journal.jsonl", config.seed)
         answers = {request.key: answer for request, answer in teacher.ask(requests)}
+    silent = len(requests) - len(answers)
+    if isinstance(config.teacher, OpenAITeacher) and silent > config.max_silent * len(requests):
+        raise EndpointError(
+            f"{silent:,} of {len(requests):,} requests got no answer, more than max_silent "
+            f"({config.max_silent:.0%}); the others are in the journal: the same command asks only "
+            "for the missing ones"
+        )
     if not answers:
         raise DataError(
             f"the teacher ({config.teacher.type}) answered for none of {len(asked):,} passages"

@@ -13,7 +13,13 @@ from ragkit.evaluation.ranking import evaluate
 from ragkit.evaluation.summary import leaks, mean_scores, slice_of, slices_by, summarise
 from ragkit.log import logger
 from ragkit.retrieval import fusion
-from ragkit.retrieval.searchers import FUSION_DEPTH, Searcher, needs_dev, query_text
+from ragkit.retrieval.searchers import (
+    FUSION_DEPTH,
+    FusedSearcher,
+    Searcher,
+    needs_dev,
+    query_text,
+)
 from ragkit.stages.sources import ExampleSource
 
 METRICS = ["recall@1", "recall@5", "recall@10", "ndcg@10", "mrr@10"]
@@ -71,6 +77,11 @@ def weight_chooser(
         return weight
 
     return choose
+
+
+def chosen_on_dev(searcher: Searcher) -> dict[str, Any]:
+    """Return what a system chose when it was built, for metrics.json."""
+    return {"fusion_weight": searcher.weight} if isinstance(searcher, FusedSearcher) else {}
 
 
 def check_leaks(config: EvaluationSource, examples: list[Example]) -> list[Example]:

@@ -1,6 +1,5 @@
 """`ragkit search`: the passages for one question, or a TREC run for a file of examples."""
 
-import os
 from pathlib import Path
 from typing import Self
 
@@ -8,7 +7,7 @@ from pydantic import Field, ValidationInfo, model_validator
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ragkit.config.blocks import Dense, InputPath, Retriever, StageConfig, beside
+from ragkit.config.blocks import Dense, InputPath, Retriever, StageConfig, beside, is_pending
 from ragkit.data.files import (
     read_corpus,
     read_examples,
@@ -25,6 +24,7 @@ class Config(StageConfig):
     """Configuration of `search`."""
 
     query: str = Field(min_length=1, description="a question, or a JSONL of examples")
+    examples: InputPath | None = Field(None, description="set by query, where that is a file")
     corpus: InputPath | None = Field(
         None, description="JSONL of passages; unset: corpus.jsonl beside the examples"
     )
@@ -38,8 +38,10 @@ class Config(StageConfig):
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> Self:
-        if self.file is not None and not os.path.exists(self.file):
-            raise ValueError(f"query: {self.query}: no such file")
+        if self.file is not None:
+            if not self.file.exists() and not is_pending(self.file, info.context):
+                raise ValueError(f"query: {self.query}: no such file")
+            object.__setattr__(self, "examples", self.file)  # so that its content is hashed
         if self.corpus is None:
             found = beside(self.file, "corpus.jsonl", info.context) if self.file else None
             if found is None:

@@ -94,7 +94,8 @@ def _scorer(dev: list[Example], corpus: Mapping[str, Passage], config: Config) -
     """Return the function that measures an encoder on the dev examples over the whole corpus."""
     qrels = qrels_of(dev)
     queries = [query_text(e) for e in dev]
-    dense = Dense(type="dense", model=config.model, encoder=config.encoder)
+    options = config.encoder.model_copy(update={"device": config.loop.device})
+    dense = Dense(type="dense", model=config.model, encoder=options)
 
     def score(encoder: Encoder) -> dict[str, float]:
         found = DenseSearcher(corpus, dense, encoder).search(queries, 100)

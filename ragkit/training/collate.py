@@ -39,8 +39,12 @@ class PairDataset(Dataset[Pair]):
         self.n_negatives, self.seed = n_negatives, seed
         self.epoch = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose positives and negatives are drawn."""
+    def begin_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose positives and negatives are drawn.
+
+        Not called `set_epoch`: data loaders call that with a count of their own, which a resumed
+        run begins anew.
+        """
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -46,4 +46,4 @@ def false_negative_mask(scores: Tensor, positive: Tensor, margin: float) -> Tens
     scores: (B, P) similarities before division by the temperature
     """
     own = scores.gather(1, positive[:, None])
-    return scores > own + margin
+    return (scores > own + margin).scatter(1, positive[:, None], False)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_model
 from torch import Tensor, nn
 from transformers import (
     EarlyStoppingCallback,
@@ -130,25 +131,31 @@ def train_retriever(
         raise DataError("no training example has a passage that answers it (positive_ids)")
     if loop.dropout is not None:
         _set_dropout(encoder, loop.dropout)
-    arguments = _arguments(
-        folder / "checkpoints", loop, len(dataset), score is not None, metric, seed
-    )
+    checkpoint = last_checkpoint(folder / "checkpoints")
+    arguments = _arguments(folder / "checkpoints", loop, len(dataset), seed)
+    if score is not None:
+        arguments |= _selection(metric, arguments["save_strategy"], checkpoint is not None)
+    model = ContrastiveModel(encoder, loss)
     trainer = RetrieverTrainer(
-        model=ContrastiveModel(encoder, loss),
-        args=arguments,
+        model=model,
+        args=TrainingArguments(**arguments),
         train_dataset=dataset,
         eval_dataset=dataset if score else None,  # the Trainer asks for one; `evaluate` is ours
         data_collator=_collator(encoder, dataset.examples, corpus),
-        callbacks=[_Progress(folder, loop.batch_size * loop.gradient_accumulation)],
+        callbacks=[_Progress(folder, loop.batch_size * loop.gradient_accumulation, dataset)],
     )
     if score is not None:
         trainer.score = score
         if loop.patience:
             trainer.add_callback(EarlyStoppingCallback(loop.patience))
     trainer.remove_callback(_printer())
-    checkpoint = last_checkpoint(folder / "checkpoints")
     if checkpoint:
         logger.info("going on from %s", checkpoint)
+    if checkpoint and loop.patience and _stopped_early(checkpoint, loop.patience):
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        best = checkpoint.parent / Path(state.best_model_checkpoint or checkpoint).name
+        load_model(model, best / "model.safetensors")
+        return _summary(state, 0.0, metric)
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return _summary(trainer.state, result.metrics["train_runtime"], metric)
 
@@ -166,6 +173,14 @@ def last_checkpoint(folder: Path) -> Path | None:
             continue
         whole.append((int(state["global_step"]), candidate))
     return max(whole)[1] if whole else None
+
+
+def _stopped_early(checkpoint: Path, patience: int) -> bool:
+    """Return whether training had ended at this checkpoint for want of progress."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    stopper = state["stateful_callbacks"].get("EarlyStoppingCallback", {})
+    waited: int = stopper.get("attributes", {}).get("early_stopping_patience_counter", 0)
+    return waited >= patience
 
 
 def _set_dropout(encoder: nn.Module, probability: float) -> None:
@@ -193,52 +208,55 @@ def _collator(
     )
 
 
-def _arguments(
-    folder: Path, loop: TrainLoop, n_examples: int, selects: bool, metric: str, seed: int
-) -> TrainingArguments:
+def _arguments(folder: Path, loop: TrainLoop, n_examples: int, seed: int) -> dict[str, Any]:
     per_epoch = -(-n_examples // (loop.batch_size * loop.gradient_accumulation))
     total = max(round(per_epoch * loop.epochs), 1)
-    by_epoch = loop.evaluate_every == "epoch"
-    every: dict[str, Any] = {"eval_steps": loop.evaluate_every, "save_steps": loop.evaluate_every}
-    strategy = "epoch" if by_epoch else "steps"
-    selection: dict[str, Any] = {
+    device = pick_device(loop.device)
+    arguments: dict[str, Any] = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": loop.batch_size,
+        "gradient_accumulation_steps": loop.gradient_accumulation,
+        "num_train_epochs": loop.epochs,
+        "learning_rate": loop.learning_rate,
+        "warmup_steps": loop.warmup,
+        "lr_scheduler_type": loop.schedule,
+        "weight_decay": loop.weight_decay,
+        "max_grad_norm": loop.max_grad_norm,
+        "bf16": use_bf16(loop.precision, device),
+        "use_cpu": device.type == "cpu",
+        "logging_steps": max(total // 20, 1),
+        "logging_nan_inf_filter": False,
+        "save_strategy": "epoch",
+        "save_total_limit": 2,
+        "seed": seed,
+        "report_to": loop.report_to or "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+    }
+    if loop.evaluate_every != "epoch":
+        every = loop.evaluate_every
+        arguments |= {"save_strategy": "steps", "save_steps": every, "eval_steps": every}
+    return arguments
+
+
+def _selection(metric: str, strategy: str, resumed: bool) -> dict[str, Any]:
+    """Return the arguments that keep the best checkpoint."""
+    return {
         "eval_strategy": strategy,
-        "eval_on_start": True,
+        "eval_on_start": not resumed,
         "load_best_model_at_end": True,
         "metric_for_best_model": f"eval_{metric}",
         "greater_is_better": True,
+        "restore_callback_states_from_checkpoint": True,
     }
-    return TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=loop.batch_size,
-        gradient_accumulation_steps=loop.gradient_accumulation,
-        num_train_epochs=loop.epochs,
-        learning_rate=loop.learning_rate,
-        warmup_steps=loop.warmup,
-        lr_scheduler_type=loop.schedule,
-        weight_decay=loop.weight_decay,
-        max_grad_norm=loop.max_grad_norm,
-        bf16=use_bf16(loop.precision, pick_device(loop.device)),
-        use_cpu=pick_device(loop.device).type == "cpu",
-        logging_steps=max(total // 20, 1),
-        logging_nan_inf_filter=False,
-        save_strategy=strategy,
-        save_total_limit=2,
-        seed=seed,
-        report_to=loop.report_to or "none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        **(selection if selects else {}),
-        **({} if by_epoch else every),
-    )
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]
-    """Shows pairs/s and the time left; keeps history.jsonl up to date."""
+    """Shows pairs/s and the time left, keeps history.jsonl up to date, tells the data the epoch."""
 
-    def __init__(self, folder: Path, pairs_per_step: int) -> None:
-        self.folder, self.pairs_per_step = folder, pairs_per_step
+    def __init__(self, folder: Path, pairs_per_step: int, dataset: PairDataset) -> None:
+        self.folder, self.pairs_per_step, self.dataset = folder, pairs_per_step, dataset
         self.meter: Meter | None = None
 
     def on_train_begin(
@@ -246,6 +264,11 @@ class _Progress(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.meter = Meter("training", state.max_steps * self.pairs_per_step, "pairs")
         self.meter.skip(state.global_step * self.pairs_per_step)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.dataset.begin_epoch(int((state.epoch or 0.0) + 1e-6))
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -257,7 +280,7 @@ class _Progress(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         if state.is_world_process_zero:
-            write_jsonl(self.folder / "history.jsonl", state.log_history)
+            write_jsonl(self.folder / "history.jsonl", map(_finite, state.log_history))
             entry = state.log_history[-1]
             dev = ", ".join(f"{k[5:]} {v:.4f}" for k, v in entry.items() if k.startswith("eval_"))
             if dev:
@@ -268,6 +291,13 @@ class _Progress(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if self.meter is not None:
             self.meter.close()
+
+
+def _finite(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a log entry with None for what JSON cannot hold: a gradient norm may be infinite."""
+    return {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()
+    }
 
 
 def _printer() -> type[TrainerCallback]:

@@ -231,7 +231,7 @@ def test_answers_that_were_paid_for_before_a_refusal_are_not_lost(
     got = []
     with pytest.raises(EndpointError, match="is refused"):
         for i, _ in client(concurrency=4).ask_all(numbered(40)):
-            got.append(i)  # noqa: PERF402  (what came before the error counts)
+            got.append(i)
     assert sorted(got) == sorted(asked(r) for r in chat_server.requests if asked(r))
 
 
@@ -242,7 +242,11 @@ def test_no_chats_are_no_requests(chat_server: Any, client: Callable[..., Client
 
 @pytest.mark.parametrize("status", [400, 404, 422, 500])
 def test_a_key_that_the_server_repeats_is_in_no_message_and_no_log(
-    chat_server: Any, client: Callable[..., Client], response: Any, log_lines: list[str], status: int
+    chat_server: Any,
+    client: Callable[..., Client],
+    response: Any,
+    log_lines: list[str],
+    status: int,
 ) -> None:
     body = json.dumps({"error": {"message": f"cannot use Authorization: Bearer {KEY}"}})
     chat_server.reply = lambda _: response(status, body)

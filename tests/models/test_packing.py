@@ -1,5 +1,8 @@
 """Packed attention: the same vectors and gradients as padding, for every model that is packed."""
 
+from copy import deepcopy
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +15,6 @@ from transformers import (
     MPNetModel,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     RobertaConfig,
     RobertaModel,
     XLMRobertaConfig,
@@ -45,7 +47,7 @@ def build(name: str) -> PreTrainedModel:
     """Return a random model in evaluation mode, the same one each time."""
     torch.manual_seed(0)
     kind, config = PACKABLE[name]
-    return kind(config).eval()
+    return kind(deepcopy(config)).eval()  # it holds the attention implementation
 
 
 def texts(lengths: list[int]) -> list[list[int]]:
@@ -54,11 +56,10 @@ def texts(lengths: list[int]) -> list[list[int]]:
     return [torch.randint(5, 50, (n,), generator=generator).tolist() for n in lengths]
 
 
-def packed_and_padded(
-    name: str, tokenizer: PreTrainedTokenizerBase, pooling: str = "mean"
-) -> tuple[Encoder, Encoder]:
+def packed_and_padded(name: str, pooling: str = "mean") -> tuple[Encoder, Encoder]:
     """Return two encoders of equal weights, the second of which pads."""
     settings = EncoderSettings(pooling=pooling, normalize=False)
+    tokenizer = SimpleNamespace(pad_token_id=PACKABLE[name][1].pad_token_id)
     packed, padded = (Encoder(build(name), tokenizer, settings) for _ in range(2))
     padded.position_offset = None
     padded.model.set_attn_implementation("eager")
@@ -74,11 +75,9 @@ def one_by_one(name: str, token_ids: list[list[int]]) -> Tensor:
 
 
 @pytest.mark.parametrize("name", PACKABLE)
-def test_packed_vectors_equal_those_of_transformers_one_text_at_a_time(
-    name: str, tiny_tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_packed_vectors_equal_those_of_transformers_one_text_at_a_time(name: str) -> None:
     token_ids = texts(LENGTHS)
-    packed, _ = packed_and_padded(name, tiny_tokenizer)
+    packed, _ = packed_and_padded(name)
     with torch.no_grad():
         vectors = packed(token_ids)
     torch.testing.assert_close(vectors, one_by_one(name, token_ids), rtol=0, atol=1e-5)
@@ -86,10 +85,8 @@ def test_packed_vectors_equal_those_of_transformers_one_text_at_a_time(
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta"])
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
-def test_packed_vectors_equal_padded_ones_under_every_pooling(
-    name: str, pooling: str, tiny_tokenizer: PreTrainedTokenizerBase
-) -> None:
-    packed, padded = packed_and_padded(name, tiny_tokenizer, pooling)
+def test_packed_vectors_equal_padded_ones_under_every_pooling(name: str, pooling: str) -> None:
+    packed, padded = packed_and_padded(name, pooling)
     with torch.no_grad():
         torch.testing.assert_close(
             packed(texts(LENGTHS)), padded(texts(LENGTHS)), rtol=0, atol=1e-5
@@ -97,24 +94,20 @@ def test_packed_vectors_equal_padded_ones_under_every_pooling(
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5, 6, 7], [4, 2, 0, 6, 1, 7, 5, 3], [3, 3, 0]])
-def test_vectors_come_in_the_order_given_whatever_it_is(
-    order: list[int], tiny_tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_vectors_come_in_the_order_given_whatever_it_is(order: list[int]) -> None:
     token_ids = texts(LENGTHS)
     expected = one_by_one("bert", token_ids)[order]
-    for encoder in packed_and_padded("bert", tiny_tokenizer):
+    for encoder in packed_and_padded("bert"):
         with torch.no_grad():
             vectors = encoder([token_ids[i] for i in order])
         torch.testing.assert_close(vectors, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta"])
-def test_packed_gradients_equal_padded_ones(
-    name: str, tiny_tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_packed_gradients_equal_padded_ones(name: str) -> None:
     weights = torch.randn(len(LENGTHS), 32, generator=torch.Generator().manual_seed(2))
     gradients = []
-    for encoder in packed_and_padded(name, tiny_tokenizer):
+    for encoder in packed_and_padded(name):
         (encoder(texts(LENGTHS)) * weights).sum().backward()
         gradients.append({n: p.grad for n, p in encoder.named_parameters() if p.grad is not None})
     packed, padded = gradients
@@ -123,8 +116,8 @@ def test_packed_gradients_equal_padded_ones(
         torch.testing.assert_close(packed[key], expected, rtol=1e-4, atol=1e-5, msg=key)
 
 
-def test_a_text_does_not_see_its_neighbours(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
-    encoder, _ = packed_and_padded("bert", tiny_tokenizer)
+def test_a_text_does_not_see_its_neighbours() -> None:
+    encoder, _ = packed_and_padded("bert")
     first, second, other = texts([9, 9, 9])
     with torch.no_grad():
         torch.testing.assert_close(encoder([first, second])[0], encoder([first, other])[0])
@@ -177,15 +170,15 @@ def test_a_bert_with_relative_positions_is_not_packed() -> None:
     assert position_offset(config) is None
 
 
-def test_a_model_that_cannot_be_packed_is_padded_and_equals_transformers(
-    tiny_tokenizer: PreTrainedTokenizerBase,
-) -> None:
+def test_a_model_that_cannot_be_packed_is_padded_and_equals_transformers() -> None:
     def mpnet() -> MPNetModel:
         torch.manual_seed(0)
         return MPNetModel(MPNetConfig(**SMALL, pad_token_id=1)).eval()
 
     token_ids = texts(LENGTHS)
-    encoder = Encoder(mpnet(), tiny_tokenizer, EncoderSettings(normalize=False))
+    encoder = Encoder(mpnet(), SimpleNamespace(pad_token_id=1), EncoderSettings(normalize=False))
     with torch.no_grad():
-        single = [mpnet()(torch.tensor([ids])).last_hidden_state[0].mean(dim=0) for ids in token_ids]
+        single = [
+            mpnet()(torch.tensor([ids])).last_hidden_state[0].mean(dim=0) for ids in token_ids
+        ]
         torch.testing.assert_close(encoder(token_ids), torch.stack(single), rtol=0, atol=1e-5)

@@ -1,0 +1,88 @@
+"""Comparing systems question by question: differences by hand, and what is refused."""
+
+import pytest
+
+from ragkit.errors import DataError
+from ragkit.evaluation.compare import compare, shared_metrics
+from ragkit.evaluation.significance import holm, paired
+from ragkit.evaluation.summary import summarise
+
+QUESTIONS = [f"q{i}" for i in range(8)]
+CLUSTERS = {q: f"d{i // 2}" for i, q in enumerate(QUESTIONS)}
+BASE = [0.0, 1.0, 0.0, 0.5, 1.0, 0.0, 0.25, 0.0]
+BETTER = [1.0, 1.0, 0.5, 0.5, 1.0, 0.5, 0.25, 1.0]
+WORSE = [0.0, 0.5, 0.0, 0.5, 0.5, 0.0, 0.25, 0.0]
+
+
+def sheet(values: list[float]) -> dict[str, dict[str, float]]:
+    return {"f1": dict(zip(QUESTIONS, values, strict=True))}
+
+
+SYSTEMS = {"better": sheet(BETTER), "base": sheet(BASE), "worse": sheet(WORSE)}
+
+
+def test_every_system_has_its_means_and_all_but_the_baseline_a_difference() -> None:
+    found = compare(SYSTEMS, CLUSTERS, ["f1"], "base")
+    assert found["baseline"] == "base"
+    assert list(found["systems"]) == ["better", "base", "worse"]
+    assert found["systems"]["better"] == summarise(SYSTEMS["better"], CLUSTERS)
+    assert list(found["differences"]) == ["better", "worse"]
+
+
+def test_a_difference_is_system_minus_baseline_with_wins_ties_and_losses() -> None:
+    differences = compare(SYSTEMS, CLUSTERS, ["f1"], "base")["differences"]
+    better, worse = differences["better"]["f1"], differences["worse"]["f1"]
+    assert better["mean"] == pytest.approx((5.75 - 2.75) / 8)
+    assert (better["wins"], better["ties"], better["losses"]) == (4, 4, 0)
+    assert worse["mean"] == pytest.approx((1.75 - 2.75) / 8)
+    assert (worse["wins"], worse["ties"], worse["losses"]) == (0, 6, 2)
+    assert better["ci95"][0] < better["mean"] < better["ci95"][1]
+
+
+def test_questions_are_paired_by_id_whatever_their_order() -> None:
+    turned = {"f1": dict(reversed(SYSTEMS["better"]["f1"].items()))}
+    found = compare({"base": SYSTEMS["base"], "x": turned}, CLUSTERS, ["f1"], "base")
+    expected = paired(BASE, BETTER, [CLUSTERS[q] for q in QUESTIONS])
+    difference = found["differences"]["x"]["f1"]
+    assert difference["mean"] == expected.difference.mean
+    assert difference["ci95"] == [expected.difference.low, expected.difference.high]
+    assert difference["p"] == expected.p_value
+
+
+def test_p_values_are_corrected_for_the_number_of_systems() -> None:
+    differences = compare(SYSTEMS, CLUSTERS, ["f1"], "base")["differences"]
+    cells = [d["f1"] for d in differences.values()]
+    assert [c["p_holm"] for c in cells] == holm([c["p"] for c in cells])
+    assert max(c["p_holm"] / c["p"] for c in cells) == pytest.approx(2.0)
+
+
+def test_one_system_alone_has_no_differences() -> None:
+    found = compare({"base": sheet(BASE)}, CLUSTERS, ["f1"], "base")
+    assert found["differences"] == {}
+    assert found["systems"]["base"]["f1"]["mean"] == pytest.approx(2.75 / 8)
+
+
+def test_questions_of_one_document_have_a_difference_without_interval() -> None:
+    together = dict.fromkeys(QUESTIONS, "one")
+    difference = compare(SYSTEMS, together, ["f1"], "base")["differences"]["better"]["f1"]
+    assert difference["ci95"] is None
+    assert difference["mean"] == pytest.approx(3 / 8)
+
+
+def test_an_unknown_baseline_is_named_with_the_systems_there_are() -> None:
+    with pytest.raises(DataError, match="no system 'bse'; there are better, base, worse"):
+        compare(SYSTEMS, CLUSTERS, ["f1"], "bse")
+
+
+def test_systems_that_were_asked_different_questions_are_not_compared() -> None:
+    short = {"f1": {q: s for q, s in SYSTEMS["better"]["f1"].items() if q != "q3"}}
+    with pytest.raises(DataError, match=r"base and short .* \(f1: 8 and 7; 'q3' is in one only\)"):
+        compare({"base": SYSTEMS["base"], "short": short}, CLUSTERS, ["f1"], "base")
+
+
+def test_shared_metrics_are_those_that_every_system_has_scores_of() -> None:
+    systems = {
+        "a": {"f1": {"q": 1.0}, "em": {"q": 1.0}, "map": {"q": 1.0}},
+        "b": {"em": {"q": 1.0}, "f1": {"q": 0.0}, "map": {}},
+    }
+    assert shared_metrics(systems, ["map", "em", "bleu", "f1"]) == ["em", "f1"]

@@ -1,0 +1,148 @@
+"""mine-negatives: examples with hard negatives, beside the corpus and dev set they go with."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ragkit.data.files import read_corpus, read_examples, read_json, read_jsonl, write_jsonl
+from ragkit.errors import DataError, RunError
+from ragkit.retrieval.bm25 import Bm25Searcher
+
+TOPICS = ["fuse", "relay", "valve", "pump", "sensor", "battery", "cable", "display"]
+TWIN = "fuse-twin"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder of examples, their dev set, and a corpus with a near-duplicate of a positive."""
+    folder = tmp_path / "data"
+    text = "The {} holds twelve volts when the green light is on and the alarm stops."
+    passages = [{"id": t, "text": text.format(t)} for t in TOPICS]
+    passages = [{**p, "text": f"{p['text']} {t} {t} update log {t}"} for p, t in
+                zip(passages, TOPICS, strict=True)]  # fmt: skip
+    twin = {"id": TWIN, "text": passages[0]["text"].replace("The fuse", "A fuse")}
+    write_jsonl(folder / "corpus.jsonl", [*passages, twin])
+    examples = [
+        {"id": f"q-{t}", "question": f"what volts does the {t} hold", "positive_ids": [t]}
+        for t in TOPICS[:5]
+    ]
+    examples.append({**examples[0], "id": "q-again", "positive_ids": ["relay"]})
+    examples.append({"id": "q-none", "question": "who is it", "answerable": False})
+    write_jsonl(folder / "train.jsonl", examples)
+    write_jsonl(folder / "dev.jsonl", examples[3:5])
+    return folder
+
+
+@pytest.fixture
+def values(data: Path, tmp_path: Path, tiny_encoder: Path) -> dict[str, Any]:
+    return {
+        "examples": str(data / "train.jsonl"),
+        "model": str(tiny_encoder),
+        "output": str(tmp_path / "run"),
+    }
+
+
+def without_negatives(path: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in r.items() if k != "negative_ids"} for r in read_jsonl(path)]
+
+
+@pytest.mark.parametrize("first_stage", ["dense", "bm25", "fused"])
+def test_every_example_is_kept_and_gets_passages_that_do_not_answer_it(
+    stage: Callable[..., Path], values: dict[str, Any], data: Path, first_stage: str
+) -> None:
+    path = stage("mine-negatives", **values, first_stage=first_stage, n=3, max_share=None)
+    corpus = read_corpus(data / "corpus.jsonl")
+    assert without_negatives(path / "train.jsonl") == read_jsonl(data / "train.jsonl")
+    mined = {e.id: e for e in read_examples(path / "train.jsonl", corpus)}
+    for example in mined.values():
+        assert len(set(example.negative_ids)) == len(example.negative_ids)
+        assert len(example.negative_ids) == (3 if example.answerable else 0)
+        assert not set(example.negative_ids) & set(example.positive_ids)
+    # the same question has another positive elsewhere
+    assert "relay" not in mined["q-fuse"].negative_ids
+    assert "fuse" not in mined["q-again"].negative_ids
+    assert TWIN not in mined["q-fuse"].negative_ids
+
+
+def test_negatives_by_rank_are_the_first_of_the_first_stage(
+    stage: Callable[..., Path], values: dict[str, Any], data: Path
+) -> None:
+    path = stage("mine-negatives", **values, first_stage="bm25", n=2, max_share=None)
+    corpus = read_corpus(data / "corpus.jsonl")
+    for example in read_examples(path / "train.jsonl")[1:5]:
+        (ranking,) = Bm25Searcher(corpus).search([example.question], 50)
+        expected = [p for p in ranking if p not in example.positive_ids][:2]
+        assert list(example.negative_ids) == expected
+
+
+def test_the_account_says_what_was_dropped_and_who_has_too_few(
+    stage: Callable[..., Path], values: dict[str, Any]
+) -> None:
+    path = stage("mine-negatives", **values, n=7, max_share=None)
+    report = read_json(path / "mining.json")
+    mined = read_examples(path / "train.jsonl")
+    assert report["examples"] == 7
+    assert report["negatives"] == sum(len(e.negative_ids) for e in mined)
+    # nine passages: two positives and the twin of one are not for the question asked twice
+    assert report["dropped_candidates"] == {
+        "a positive of this question": 2 * 2 + 4,
+        "a near-duplicate of a positive": 2,
+    }
+    assert sorted(report["too_few"]) == ["q-again", "q-fuse"]
+    assert report["examples_with_too_few"] == 2
+
+
+def test_candidates_nearer_than_the_share_are_dropped(
+    stage: Callable[..., Path], values: dict[str, Any]
+) -> None:
+    path = stage("mine-negatives", **values, n=7, max_share=0.0001)
+    report = read_json(path / "mining.json")
+    assert report["dropped_candidates"]["too near to the question"] > 0
+    assert report["examples_with_too_few"] == 6
+    assert len(read_examples(path / "train.jsonl")) == 7
+
+
+def test_a_sample_depends_on_the_seed_alone(
+    stage: Callable[..., Path], values: dict[str, Any], tmp_path: Path
+) -> None:
+    found = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        values |= {"output": str(tmp_path / name), "seed": seed, "max_share": None}
+        path = stage("mine-negatives", **values, pick="sample", n=3)
+        found.append((path / "train.jsonl").read_bytes())
+    assert found[0] == found[1] != found[2]
+
+
+def test_corpus_and_dev_set_are_beside_the_mined_examples(
+    stage: Callable[..., Path], values: dict[str, Any], data: Path
+) -> None:
+    path = stage("mine-negatives", **values)
+    for name in ("corpus.jsonl", "dev.jsonl"):
+        assert (path / name).read_bytes() == (data / name).read_bytes()
+
+
+def test_without_a_dev_set_none_is_made(
+    stage: Callable[..., Path], values: dict[str, Any], data: Path
+) -> None:
+    (data / "dev.jsonl").unlink()
+    assert not (stage("mine-negatives", **values) / "dev.jsonl").exists()
+
+
+def test_a_dev_set_that_changed_is_not_passed_off_as_done(
+    stage: Callable[..., Path], values: dict[str, Any], data: Path
+) -> None:
+    path = stage("mine-negatives", **values)
+    write_jsonl(data / "dev.jsonl", read_jsonl(data / "dev.jsonl")[:1])
+    with pytest.raises(RunError, match=r"dev\.jsonl has changed"):
+        stage("mine-negatives", **values)
+    assert len(read_jsonl(path / "dev.jsonl")) == 2
+
+
+def test_an_unknown_positive_is_named_with_its_line(
+    stage: Callable[..., Path], values: dict[str, Any], data: Path
+) -> None:
+    write_jsonl(data / "train.jsonl", [{"id": "a", "question": "who", "positive_ids": ["lamp"]}])
+    with pytest.raises(DataError, match=r"train\.jsonl:1: positive_ids: unknown passage 'lamp'"):
+        stage("mine-negatives", **values)

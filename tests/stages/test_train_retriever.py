@@ -1,0 +1,163 @@
+"""train-retriever: the encoder it leaves, its account, and that a broken run goes on."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, TrainerCallback
+
+from ragkit.data.files import read_json, read_jsonl, write_jsonl
+from ragkit.errors import DataError
+from ragkit.models.encoder import Encoder
+from ragkit.training import retriever
+
+TOPICS = ["fuse", "relay", "valve", "pump", "sensor", "battery", "cable", "display"]
+COLOURS = ["red", "green", "blue", "light", "update", "log", "user", "power"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Questions that name a topic; its passage names a colour instead: to be learnt, not read."""
+    folder = tmp_path / "data"
+    corpus = [{"id": t, "text": f"{c} opens it."} for t, c in zip(TOPICS, COLOURS, strict=True)]
+    write_jsonl(folder / "corpus.jsonl", corpus)
+    for name, words in (("train", ("what", "when", "how")), ("dev", ("which",))):
+        write_jsonl(
+            folder / f"{name}.jsonl",
+            (
+                {
+                    "id": f"{name}-{t}-{w}",
+                    "question": f"{w} does the {t} do",
+                    "positive_ids": [t],
+                    **({"negative_ids": [n for n in TOPICS if n != t][:3]} if w != "how" else {}),
+                }
+                for w in words
+                for t in TOPICS
+            ),
+        )
+    return folder
+
+
+@pytest.fixture
+def values(data: Path, tmp_path: Path, tiny_encoder: Path) -> dict[str, Any]:
+    loop = {"epochs": 3, "batch_size": 8, "learning_rate": 3e-3, "precision": "fp32"}
+    return {
+        "examples": str(data / "train.jsonl"),
+        "model": str(tiny_encoder),
+        "loop": loop,
+        "output": str(tmp_path / "run"),
+    }
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path / "model" / "model.safetensors")
+
+
+def test_training_leaves_an_encoder_that_knows_what_it_was_taught(
+    stage: Callable[..., Path], values: dict[str, Any]
+) -> None:
+    values["loop"]["epochs"] = 15
+    path = stage("train-retriever", **values)
+    metrics = read_json(path / "metrics.json")
+    before, best = (metrics["metrics"][f"dev_ndcg@10{end}"]["mean"] for end in ("_before", ""))
+    assert best > before + 0.2
+    assert metrics["steps"] == 15 * 3
+    assert 0 < metrics["best_step"] <= metrics["steps"]
+    assert metrics["timings"]["training_s"] > 0
+    history = read_jsonl(path / "history.jsonl")
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    assert len(losses) > 5 and losses[-1] < losses[0]
+    # the evaluation of the encoder that was kept gives the number that was written
+    examples = str(Path(values["examples"]).parent / "dev.jsonl")
+    evaluated = stage(
+        "eval-retriever",
+        examples=examples,
+        retriever={"type": "dense", "model": str(path), "encoder": {"precision": "fp32"}},
+        output=f"{path}-eval",
+    )
+    found = read_json(evaluated / "metrics.json")["metrics"]["ndcg@10"]["mean"]
+    assert found == pytest.approx(best, abs=0.02)
+
+
+def test_the_model_is_loaded_by_transformers_and_by_the_next_command(
+    stage: Callable[..., Path], values: dict[str, Any], tiny_encoder: Path
+) -> None:
+    path = stage("train-retriever", **values)
+    loaded = AutoModel.from_pretrained(path / "model")
+    trained = Encoder.load(str(path))
+    name = "embeddings.word_embeddings.weight"
+    assert torch.equal(loaded.state_dict()[name], trained.model.state_dict()[name])
+    begun = Encoder.load(str(tiny_encoder)).model.state_dict()[name]
+    assert not torch.equal(loaded.state_dict()[name], begun)
+
+
+def test_without_dev_examples_the_last_step_is_kept_and_that_is_said(
+    stage: Callable[..., Path], values: dict[str, Any], data: Path, log_lines: list[str]
+) -> None:
+    (data / "dev.jsonl").unlink()
+    path = stage("train-retriever", **values)
+    assert any("no dev examples: the last checkpoint is kept" in line for line in log_lines)
+    metrics = read_json(path / "metrics.json")
+    assert (metrics["best_step"], metrics["steps"]) == (None, 9)
+    assert (path / "model" / "config.json").exists()
+
+
+def test_the_same_seed_trains_the_same_encoder_and_another_seed_another(
+    stage: Callable[..., Path], values: dict[str, Any], tmp_path: Path
+) -> None:
+    found = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        path = stage("train-retriever", **{**values, "output": str(tmp_path / name)}, seed=seed)
+        found.append(weights(path)["embeddings.word_embeddings.weight"])
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+class _Break(TrainerCallback):
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 7:
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_broke_ends_with_the_weights_of_one_that_did_not(
+    stage: Callable[..., Path],
+    values: dict[str, Any],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    log_lines: list[str],
+) -> None:
+    (data / "dev.jsonl").unlink()  # the last step's weights, whatever the dev set says
+    whole = stage("train-retriever", **values)
+    values["output"] = str(tmp_path / "broken")
+    original = retriever._Progress.on_train_begin
+
+    def on_train_begin(self: Any, args: Any, state: Any, control: Any, **more: Any) -> None:
+        original(self, args, state, control, **more)
+        self.on_step_begin = lambda args, state, control, **_: _Break().on_step_begin(
+            args, state, control
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retriever._Progress, "on_train_begin", on_train_begin)
+        with pytest.raises(KeyboardInterrupt):
+            stage("train-retriever", **values)
+    assert not (tmp_path / "broken" / "model").exists()
+    assert read_json(tmp_path / "broken" / "run.json")["status"] == "failed"
+    again = stage("train-retriever", **values)
+    assert any("going on from" in line and "checkpoint-6" in line for line in log_lines)
+    ours, theirs = weights(again), weights(whole)
+    assert set(ours) == set(theirs)
+    for name, tensor in ours.items():
+        assert torch.allclose(tensor, theirs[name], atol=1e-6), name
+
+
+def test_examples_without_passages_train_nothing(
+    stage: Callable[..., Path], values: dict[str, Any], data: Path
+) -> None:
+    write_jsonl(data / "train.jsonl", [{"id": "a", "question": "who", "answers": ["me"]}])
+    with pytest.raises(DataError, match="no training example has a passage that answers it"):
+        stage("train-retriever", **values)
