@@ -29,6 +29,8 @@ app = typer.Typer(
 config_app = typer.Typer(help="Write, check and show configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
+_WIDTH = 110
+
 ConfigFiles = Annotated[
     list[Path], typer.Option("--config", "-c", help="YAML; later files win", metavar="FILE")
 ]
@@ -252,4 +254,6 @@ def _print_config(config: "StageConfig") -> None:
 def _print(result: Any) -> None:
     from rich.console import Console
 
-    Console(soft_wrap=isinstance(result, str)).print(result, markup=False)
+    # a file has no width: leave room for a table of five metrics
+    width = None if sys.stdout.isatty() else _WIDTH
+    Console(width=width, soft_wrap=isinstance(result, str)).print(result, markup=False)

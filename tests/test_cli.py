@@ -181,7 +181,7 @@ def test_skip_bad_sets_rows_aside_in_the_run_directory(folder: Path, ragkit: Rag
 def test_another_encoding_is_read_when_it_is_named(folder: Path, ragkit: Ragkit) -> None:
     (folder / "passages.csv").write_bytes("id,text\n1,Grüße\n".encode("cp1252"))
     command = ["chunk", "passages.csv", "-c", "c.yaml"]
-    assert "byte 0xfc is not utf-8" in ragkit(*command, "-o", "a").err
+    assert "byte 0xfc is not UTF-8" in ragkit(*command, "-o", "a").err
     assert ragkit(*command, "-o", "b", "--set", "encoding=cp1252").code == 0
     assert read_jsonl(folder / "b" / "passages.jsonl")[0]["text"] == "Grüße"
 

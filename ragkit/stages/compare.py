@@ -102,7 +102,26 @@ def show(path: Path) -> RenderableType:
                 for name, part in table["slices"].items()
             ]
             parts.append(difference_table(title, rows, names))
+        parts.append(_headline(table, metrics, kind))
     return Group(*parts)
+
+
+def _headline(table: dict[str, Any], metrics: list[str], kind: str) -> str:
+    """Say in a sentence which system is best, and by how much and how surely."""
+    metric = _SLICED[kind] if _SLICED[kind] in metrics else metrics[0]
+    name = max(table["differences"], key=lambda n: table["differences"][n][metric]["mean"])
+    gain, base = table["differences"][name][metric], table["baseline"]
+    if gain["ci95"] is None:
+        sure = "one document: no interval"
+    else:
+        low, high = gain["ci95"]
+        sure = f"95% interval {low:+.3f} to {high:+.3f}"
+        sure += "" if low > 0 or high < 0 else ", which includes 0: not shown to differ"
+    return (
+        f"{kind}: highest {metric} is {name} with {table['systems'][name][metric]['mean']:.3f}, "
+        f"{gain['mean']:+.3f} from {base} ({sure}; {gain['wins']} questions better, "
+        f"{gain['losses']} worse)\n"
+    )
 
 
 def _across_slices(table: dict[str, Any], label: str, kind: str) -> dict[str, Any]:

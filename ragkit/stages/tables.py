@@ -30,7 +30,7 @@ def _table(
     text: Callable[[Cell | None], str],
 ) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", overflow="fold")
+    table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", overflow="fold")
     for name, cells in rows.items():

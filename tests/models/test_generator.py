@@ -51,7 +51,6 @@ KINDS = {
     ),
 }  # fmt: skip
 Build = Callable[..., Generator]
-LEFT_PADDED = pytest.mark.xfail(strict=True, reason="an encoder is padded left too")
 
 
 def tokenizer(kind: str) -> PreTrainedTokenizerBase:
@@ -114,7 +113,7 @@ def alone(generator: Generator, prompt: str, n: int = 8) -> str:
         "llama",
         "gpt2",
         "t5",
-        pytest.param("bart", marks=LEFT_PADDED),
+        "bart",
     ],
 )
 def test_batches_generate_what_the_model_alone_generates(

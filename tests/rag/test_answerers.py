@@ -10,6 +10,7 @@ import pytest
 from ragkit.config.blocks import ExtractiveAnswerer, HfAnswerer, OpenAIAnswerer
 from ragkit.data.schema import Example, Passage
 from ragkit.errors import EndpointError
+from ragkit.models.generator import Generated
 from ragkit.rag import answerers
 from ragkit.rag.answerers import build_answerer
 from ragkit.rag.prompts import REFUSAL, messages, plain_text
@@ -36,6 +37,12 @@ def extractive(folder: Path, **changes: Any) -> Any:
     return build_answerer(ExtractiveAnswerer.model_validate(config))
 
 
+def all_answers(answerer: Any, asked: Any, passages: Any) -> list[Any]:
+    """The answer of each question, None where there is none."""
+    found = dict(answerer.answer(asked, passages))
+    return [found.get(i) for i in range(len(asked))]
+
+
 def questions(count: int) -> list[Example]:
     return [Example(f"q{i}", f"question {i}") for i in range(count)]
 
@@ -50,9 +57,9 @@ def test_the_nearest_sentences_are_the_answer_in_the_order_of_the_passages(
         "A fuse holds 12 volts.": 0.9,
         "The green light is on.": 0.3,
     }
-    (one,) = extractive(tiny_encoder).answer(questions(1), [[A, B]])
+    (one,) = all_answers(extractive(tiny_encoder), questions(1), [[A, B]])
     assert (one.text, one.passage_ids, one.abstained) == ("A fuse holds 12 volts.", ("b",), False)
-    (two,) = extractive(tiny_encoder, n_sentences=2).answer(questions(1), [[A, B]])
+    (two,) = all_answers(extractive(tiny_encoder, n_sentences=2), questions(1), [[A, B]])
     assert two.text == "The pump stops. A fuse holds 12 volts."
     assert two.passage_ids == ("a", "b")
     assert two.latency_ms > 0
@@ -64,7 +71,7 @@ def test_each_question_is_answered_from_its_own_passages(
     similarities |= {"Relay\nThe relay closes.": 0.9, "Relay\nThe pump stops.": 0.1}
     similarities |= {"Relay\nThe valve opens.": 0.1}
     similarities |= {"A fuse holds 12 volts.": 0.2, "The green light is on.": 0.3}
-    found = extractive(tiny_encoder).answer(questions(4), [[B], [], [A], [B, A]])
+    found = all_answers(extractive(tiny_encoder), questions(4), [[B], [], [A], [B, A]])
     assert [a.text for a in found] == [
         "The green light is on.",
         "",
@@ -78,8 +85,8 @@ def test_below_the_lowest_similarity_it_abstains(
     tiny_encoder: Path, similarities: dict[str, float]
 ) -> None:
     similarities |= {"A fuse holds 12 volts.": 0.25, "The green light is on.": 0.5}
-    (kept,) = extractive(tiny_encoder, min_score=0.5).answer(questions(1), [[B]])
-    (declined,) = extractive(tiny_encoder, min_score=0.6).answer(questions(1), [[B]])
+    (kept,) = all_answers(extractive(tiny_encoder, min_score=0.5), questions(1), [[B]])
+    (declined,) = all_answers(extractive(tiny_encoder, min_score=0.6), questions(1), [[B]])
     assert (kept.text, kept.abstained) == ("The green light is on.", False)
     assert (declined.text, declined.abstained, declined.passage_ids) == ("", True, ())
 
@@ -88,18 +95,18 @@ def test_without_a_lowest_similarity_it_never_abstains_on_passages(
     tiny_encoder: Path, similarities: dict[str, float]
 ) -> None:
     similarities |= {"A fuse holds 12 volts.": -0.5, "The green light is on.": -0.2}
-    (answer,) = extractive(tiny_encoder).answer(questions(1), [[B]])
+    (answer,) = all_answers(extractive(tiny_encoder), questions(1), [[B]])
     assert (answer.text, answer.abstained) == ("The green light is on.", False)
 
 
 def test_a_sentence_that_is_asked_for_word_by_word_is_the_answer(tiny_encoder: Path) -> None:
     asked = [Example("q", "a fuse holds 12 volts."), Example("r", "the green light is on.")]
-    found = extractive(tiny_encoder).answer(asked, [[B], [B]])
+    found = all_answers(extractive(tiny_encoder), asked, [[B], [B]])
     assert [a.text for a in found] == ["A fuse holds 12 volts.", "The green light is on."]
 
 
 def test_no_passages_at_all_are_abstentions(tiny_encoder: Path) -> None:
-    found = extractive(tiny_encoder).answer(questions(2), [[], []])
+    found = all_answers(extractive(tiny_encoder), questions(2), [[], []])
     assert [a.abstained for a in found] == [True, True]
 
 
@@ -113,7 +120,7 @@ def test_a_server_gets_the_prompt_and_its_answers_come_in_the_order_asked(
 ) -> None:
     chat_server.reply = lambda r: says(r["messages"][-1]["content"][-10:])
     asked, passages = questions(5), [[A], [B], [], [A, B], [B]]
-    found = openai_answerer(chat_server, concurrency=5).answer(asked, passages)
+    found = all_answers(openai_answerer(chat_server, concurrency=5), asked, passages)
     assert [a.text for a in found] == [f"question {i}" for i in range(5)]
     assert all(a.usage["completion_tokens"] == 3 and a.latency_ms > 0 for a in found)
     sent = sorted((r["messages"] for r in chat_server.requests), key=str)
@@ -122,7 +129,7 @@ def test_a_server_gets_the_prompt_and_its_answers_come_in_the_order_asked(
 
 def test_a_refusal_of_the_server_is_an_abstention(chat_server: Any, says: Any) -> None:
     chat_server.reply = lambda _: says(REFUSAL)
-    (answer,) = openai_answerer(chat_server).answer(questions(1), [[A]])
+    (answer,) = all_answers(openai_answerer(chat_server), questions(1), [[A]])
     assert (answer.text, answer.abstained) == (REFUSAL, True)
 
 
@@ -130,14 +137,14 @@ def test_a_question_that_the_server_fails_on_has_no_answer_yet(
     chat_server: Any, says: Any, response: Any
 ) -> None:
     chat_server.reply = lambda r: response(500) if "question 1" in str(r) else says("fine")
-    found = openai_answerer(chat_server).answer(questions(3), [[A]] * 3)
+    found = all_answers(openai_answerer(chat_server), questions(3), [[A]] * 3)
     assert [a and a.text for a in found] == ["fine", None, "fine"]
 
 
 def test_a_refused_key_is_an_error(chat_server: Any, response: Any) -> None:
     chat_server.reply = lambda _: response(401)
     with pytest.raises(EndpointError, match="OPENAI_API_KEY is refused"):
-        openai_answerer(chat_server).answer(questions(3), [[A]] * 3)
+        all_answers(openai_answerer(chat_server), questions(3), [[A]] * 3)
 
 
 @pytest.fixture
@@ -168,8 +175,10 @@ def test_a_local_model_answers_alike_alone_and_in_batches(tiny_generator: Path) 
     values = {"type": "hf", "model": str(tiny_generator), "max_new_tokens": 4, "precision": "fp32"}
     asked, passages = questions(3), [[A, B], [B], []]
     found = {
-        size: build_answerer(HfAnswerer.model_validate({**values, "batch_size": size})).answer(
-            asked, passages
+        size: all_answers(
+            build_answerer(HfAnswerer.model_validate({**values, "batch_size": size})),
+            asked,
+            passages,
         )
         for size in (1, 3)
     }
@@ -183,8 +192,10 @@ def test_a_local_model_without_a_chat_template_reads_the_plain_prompt(
     values = {"type": "hf", "model": str(tiny_generator), "max_new_tokens": 1}
     answerer: Any = build_answerer(HfAnswerer.model_validate(values))
     prompts: list[str] = []
-    monkeypatch.setattr(answerer.generator, "generate", lambda p: prompts.extend(p) or [])
-    answerer.answer(questions(2), [[A], [B]])
+    monkeypatch.setattr(
+        answerer.generator, "generate", lambda p: prompts.extend(p) or [Generated("", 0)] * len(p)
+    )
+    all_answers(answerer, questions(2), [[A], [B]])
     assert prompts == [
         plain_text(messages(example, [passage]))
         for example, passage in zip(questions(2), (A, B), strict=True)

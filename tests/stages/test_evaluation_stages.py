@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -325,19 +325,19 @@ class Stub:
 
     def answer(
         self, examples: Sequence[Example], passages: Sequence[Sequence[Passage]]
-    ) -> list[Answer]:
-        if self.fails_on in [e.id for e in examples]:
-            raise EndpointError("the server is gone")
-        self.asked += [e.id for e in examples]
-        self.given |= {e.id: [p.id for p in f] for e, f in zip(examples, passages, strict=True)}
-        return [Answer(f"answer of {e.id}", False, 1.0, usage={"n": 1}) for e in examples]
+    ) -> Iterator[tuple[int, Answer]]:
+        for i, (example, found) in enumerate(zip(examples, passages, strict=True)):
+            if example.id == self.fails_on:
+                raise EndpointError("the server is gone")
+            self.asked.append(example.id)
+            self.given[example.id] = [p.id for p in found]
+            yield i, Answer(f"answer of {example.id}", False, 1.0, usage={"n": 1})
 
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
     made = Stub()
     monkeypatch.setattr(eval_e2e, "build_answerer", lambda _: made)
-    monkeypatch.setattr(eval_e2e, "_TOGETHER", 2)
     return made
 
 

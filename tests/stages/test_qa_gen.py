@@ -288,8 +288,26 @@ def test_passages_that_got_no_answer_are_counted_on_the_card(
 ) -> None:
     chat_server.reply = lambda r: response(500) if "Guide 3 > Use" in str(r) else says(answer(r))
     teacher = {**openai, "max_retries": 0}
-    path = stage("qa-gen", **values, teacher=teacher, output=str(tmp_path / "run"))
+    path = stage("qa-gen", **values, teacher=teacher, output=str(tmp_path / "run"), max_silent=0.1)
     assert "2 of 48 requests have no answer of the teacher." in (path / "DATA_CARD.md").read_text()
+
+
+def test_too_many_requests_without_an_answer_stop_the_run_and_only_they_are_asked_again(
+    stage: Callable[..., Path],
+    values: dict[str, Any],
+    openai: dict[str, Any],
+    chat_server: Any,
+    says: Any,
+    response: Any,
+) -> None:
+    chat_server.reply = lambda r: response(500) if "Guide 3 > Use" in str(r) else says(answer(r))
+    options = {**values, "teacher": {**openai, "max_retries": 0}}
+    with pytest.raises(EndpointError, match="2 of 48 requests got no answer, more than max_silent"):
+        stage("qa-gen", **options)
+    asked = len(chat_server.requests)
+    chat_server.reply = lambda r: says(answer(r))
+    stage("qa-gen", **options)
+    assert len(chat_server.requests) == asked + 2
 
 
 def test_the_rules_make_the_same_files_whatever_the_hash_seed(
