@@ -208,11 +208,20 @@ def _source(stage: Stage, given: dict[str, Any]) -> "Source":
     for name, key in stage.options.items():
         value = given[name.removeprefix("--").replace("-", "_")]
         if value is not None:
-            named.append(load.option(key, value, f"{name} {value}"))
+            named.append(load.option(_meant(key, value, given), value, f"{name} {value}"))
     if given["skip_bad"]:
         named.append(load.option("skip_bad", True, "--skip-bad"))
     sets = [load.parse_set(s) for s in given["settings"]]
     return load.merge([*sources, *named, *sets, *_output(given["output"])])
+
+
+def _meant(key: str, value: str, given: dict[str, Any]) -> str:
+    """Return the key that an option sets: a system by name, or the encoder of a fused one."""
+    if key == "retriever.model" and value in ("bm25", "dense", "fused"):
+        return "retriever.type"
+    if key == "retriever.model" and given.get("retriever") == "fused":
+        return "retriever.dense.model"
+    return key
 
 
 def _output(output: Path | None) -> list["Source"]:

@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -30,11 +31,13 @@ from ragkit.config.blocks import StageConfig, consumed
 from ragkit.data.files import atomic_write, read_json, sha256_file, sha256_text, write_json
 from ragkit.errors import RunError
 from ragkit.log import logger
+from ragkit.models.resolve import local_model
 
 _PACKAGES = (
     "torch", "transformers", "datasets", "sentence-transformers", "accelerate", "peft", "deepspeed",
     "faiss-cpu", "bm25s", "openai", "rouge-score", "sacrebleu", "pydantic", "numpy",
 )  # fmt: skip
+_JOURNAL = "journal.jsonl"
 _ACCOUNT = ("config.yaml", "run.json", "log.txt", "bad-lines.jsonl")
 _UNHASHED = ("log.txt", "run.json", ".lock", "checkpoints")  # of a run directory that is an input
 
@@ -96,22 +99,26 @@ def open_run(
     with held:
         if restart:
             _move_aside(path)
-        record = {"command": command, "config": _plain(config), "inputs": _inputs(config)}
+        record: dict[str, Any] = {"command": command, "config": _plain(config)}
+        record["inputs"] = _inputs(config)
         record["code"] = code_version()
-        done = _resume(path, record)
-        run = Run(path, done, read_json(path / "run.json")["timings"] if done else {})
+        before = _resume(path, record, config.UNCOMPARED)
+        done = before.get("status") == "done" and before["config"] == record["config"]
+        run = Run(path, done, before.get("timings", {}))
+        starts: list[dict[str, Any]] = [*before.get("starts", [])]
+        record["starts"] = [*starts, {"argv": argv, "time": _now()}]
         if done:
             logger.info("%s: all done already", path)
             yield run
             return
-        yield from _supervised(run, record, argv)
+        yield from _supervised(run, record)
 
 
-def _supervised(run: Run, record: dict[str, Any], argv: list[str]) -> Iterator[Run]:
+def _supervised(run: Run, record: dict[str, Any]) -> Iterator[Run]:
     """Yield the run with provenance written before and status written after."""
-    record |= {"argv": argv, "provenance": provenance(), "started": _now()}
+    record |= {"provenance": provenance()}
     # run.json comes first: by it a run that is killed now is known as one
-    write_json(run / "run.json", {**record, "timings": {}, "status": "running"})
+    write_json(run / "run.json", {**record, "timings": run.timings, "status": "running"})
     with atomic_write(run / "config.yaml") as f:
         yaml.safe_dump(record["config"], f, sort_keys=False, allow_unicode=True)
     close_log = log.to_file(run / "log.txt")
@@ -123,7 +130,8 @@ def _supervised(run: Run, record: dict[str, Any], argv: list[str]) -> Iterator[R
     try:
         logger.info("%s -> %s", record["command"], run.path)
         yield run
-        run.timings["total"] = round(time.monotonic() - started, 3)
+        spent = time.monotonic() - started
+        run.timings["total"] = round(run.timings.get("total", 0.0) + spent, 3)
         write("done", finished=_now(), device=_device())
     except BaseException as error:
         with contextlib.suppress(RunError):
@@ -168,16 +176,9 @@ def hash_of(path: Path) -> str:
     if path.is_file():
         return sha256_file(path)
     files = [p for p in sorted(path.rglob("*")) if p.is_file()]
-    kept = [p for p in files if p.relative_to(path).parts[0] not in _UNHASHED]
+    unhashed = _UNHASHED if (path / "run.json").exists() else ()
+    kept = [p for p in files if p.relative_to(path).parts[0] not in unhashed]
     return sha256_text(*(part for p in kept for part in (str(p.relative_to(path)), sha256_file(p))))
-
-
-def model_folder(reference: str) -> Path | None:
-    """Return the local folder of a model reference; None for a hub name or `embedded`."""
-    path = Path(reference)
-    if (path / "model").is_dir():
-        return path / "model"
-    return path if path.is_dir() else None
 
 
 def _make_folder(path: Path) -> None:
@@ -188,8 +189,11 @@ def _make_folder(path: Path) -> None:
 
 
 def _move_aside(path: Path) -> None:
-    """Move what a run directory holds into `<path>.old-<n>` beside it."""
-    contents = [p for p in path.iterdir() if p.name != ".lock"]
+    """Move what a run directory holds into `<path>.old-<n>` beside it.
+
+    The journal stays (a copy goes along): what was paid for is good for any later run.
+    """
+    contents = [p for p in path.iterdir() if p.name not in (".lock", _JOURNAL)]
     if not contents:
         return
     n = 1
@@ -198,25 +202,27 @@ def _move_aside(path: Path) -> None:
     old.mkdir()
     for item in contents:
         item.rename(old / item.name)
+    if (path / _JOURNAL).exists():
+        shutil.copyfile(path / _JOURNAL, old / _JOURNAL)
     logger.info("%s: what was there is in %s now", path, old)
 
 
-def _resume(path: Path, record: Mapping[str, Any]) -> bool:
-    """Check an existing run directory against what is asked; return whether it is done."""
+def _resume(path: Path, record: Mapping[str, Any], uncompared: frozenset[str]) -> Mapping[str, Any]:
+    """Check a run directory against what is asked; return its account, empty for a new one."""
     if not (path / "run.json").exists():
-        strangers = [p.name for p in path.iterdir() if not p.name.startswith(".")]
+        strangers = [p.name for p in path.iterdir() if p.name != _JOURNAL and p.name[0] != "."]
         if strangers:
             raise RunError(
                 f"{path}: not a run directory, and not empty ({', '.join(sorted(strangers)[:5])}); "
                 "name another with -o"
             )
-        return False
-    before = read_json(path / "run.json")
+        return {}
+    before: dict[str, Any] = read_json(path / "run.json")
     if not isinstance(before, dict) or not {"command", "config", "inputs", "status"} <= set(before):
         raise RunError(f"{path}: its run.json is not ragkit's; name another directory with -o")
     if before["status"] == "failed" and not _products(path):
-        return False  # it failed on its input, which may have been mended since
-    changes = _differences(before, record)
+        return {}  # it failed on its input, which may have been mended since
+    changes = _differences(before, record, uncompared)
     if changes:
         raise RunError(
             f"{path}: made by a different run:\n  "
@@ -224,7 +230,7 @@ def _resume(path: Path, record: Mapping[str, Any]) -> bool:
             + "\nName another directory with -o, or begin anew with --restart "
             "(what is there is kept beside)."
         )
-    return bool(before["status"] == "done")
+    return before
 
 
 def _products(path: Path) -> list[Path]:
@@ -232,13 +238,15 @@ def _products(path: Path) -> list[Path]:
     return [p for p in path.iterdir() if p.name not in _ACCOUNT and not p.name.startswith(".")]
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], uncompared: frozenset[str]
+) -> list[str]:
     if before["command"] != now["command"]:
         return [f"command: {before['command']} (now {now['command']})"]
     found = []
     old, new = _flat(before["config"]), _flat(now["config"])
     for key in dict.fromkeys([*old, *new]):
-        if old.get(key) != new.get(key):
+        if old.get(key) != new.get(key) and not uncompared.intersection(key.split(".")):
             found.append(f"{key}: {old.get(key)!r} (now {new.get(key)!r})")
     for key in dict.fromkeys([*before["inputs"], *now["inputs"]]):
         a, b = before["inputs"].get(key), now["inputs"].get(key)
@@ -258,15 +266,18 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _plain(config: StageConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude={"output"})
+    return config.model_dump(mode="json", exclude={"output"}, by_alias=True)
 
 
 def _inputs(config: StageConfig) -> dict[str, dict[str, str]]:
     found = {}
     for key, value, kind in consumed(config):
-        path = Path(value) if kind == "input" else model_folder(str(value))
+        path = Path(value) if kind == "input" else local_model(str(value))
         if path is not None:
-            found[key] = {"path": str(path), "sha256": hash_of(path)}
+            try:
+                found[key] = {"path": str(path), "sha256": hash_of(path)}
+            except OSError as error:
+                raise RunError(f"{key}: {error.filename}: {error.strerror}") from error
     return found
 
 

@@ -148,7 +148,10 @@ def test_a_command_leaves_its_results_and_says_where_on_stdout(
     assert done.code == 0
     assert done.out.strip() == "2 passages of 3 to 3 words (median 3) in out/passages.jsonl"
     assert [p["id"] for p in read_jsonl(folder / "out" / "passages.jsonl")] == ["1", "2"]
-    assert read_json(folder / "out" / "run.json")["argv"][1:3] == ["chunk", "passages.csv"]
+    assert read_json(folder / "out" / "run.json")["starts"][-1]["argv"][1:3] == [
+        "chunk",
+        "passages.csv",
+    ]
     again = ragkit("chunk", "passages.csv", "-c", "c.yaml", "-o", "out")
     assert (again.code, again.out) == (0, done.out)
 

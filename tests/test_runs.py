@@ -72,7 +72,7 @@ def test_a_run_leaves_config_provenance_status_and_log(config: Config) -> None:
     }  # fmt: skip
     found = record(config)
     assert (found["command"], found["status"]) == ("count", "done")
-    assert found["argv"] == ["ragkit", "count"]
+    assert [start["argv"] for start in found["starts"]] == [["ragkit", "count"]]
     assert found["code"] == runs.code_version()
     assert found["config"] == yaml.safe_load((run / "config.yaml").read_text())
     assert found["config"] == config.model_dump(mode="json", exclude={"output"})

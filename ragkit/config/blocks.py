@@ -7,13 +7,15 @@ costs pydantic and nothing heavier.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    PositiveInt,
     ValidationInfo,
     model_validator,
 )
@@ -40,12 +42,20 @@ def _must_exist(path: Path, info: ValidationInfo) -> Path:
     return path
 
 
+def _not_empty(value: object) -> object:
+    if value == "":
+        raise ValueError("empty; a file or folder is wanted")
+    return value
+
+
 def is_pending(path: Path, context: Mapping[str, Any] | None) -> bool:
     """Return True for a file that an earlier step of a pipeline has still to make."""
     return any(path.is_relative_to(folder) for folder in (context or {}).get("pending", ()))
 
 
-InputPath = Annotated[Path, _Mark("input"), AfterValidator(_must_exist)]
+InputPath = Annotated[
+    Path, _Mark("input"), BeforeValidator(_not_empty), AfterValidator(_must_exist)
+]
 ModelRef = Annotated[str, _Mark("model"), Field(min_length=1)]
 
 
@@ -71,7 +81,15 @@ def _marks(annotations: list[Any]) -> Iterator[_Mark]:
 
 
 class StageConfig(Block):
-    """What every command's configuration has."""
+    """What every command's configuration has.
+
+    UNCOMPARED: keys that a run directory may change between two starts, because they do not touch
+    the result or because somebody else keeps watch over them
+    """
+
+    UNCOMPARED: ClassVar[frozenset[str]] = frozenset(
+        {"concurrency", "timeout_s", "max_retries", "max_silent"}
+    )
 
     output: Path | None = Field(None, description="run directory; default runs/<command>-<hash>")
     seed: int = Field(0, description="seed of everything that is drawn at random")
@@ -171,6 +189,9 @@ class Fused(Block):
     def _check_weight(self) -> Self:
         if self.weight != "auto" and not 0 <= self.weight <= 1:
             raise ValueError(f"weight: {self.weight} is not between 0 and 1")
+        for key, method in (("weight", "weighted"), ("rrf_k", "rrf")):
+            if key in self.model_fields_set and self.method != method:
+                raise ValueError(f"{key}: goes with method: {method}, and this is {self.method}")
         return self
 
 
@@ -204,7 +225,7 @@ class TrainLoop(Block):
         0.0, ge=0, lt=1, description="while training; unset: the model's own (slower on a CPU)"
     )
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
-    evaluate_every: Literal["epoch"] | int = Field(
+    evaluate_every: Literal["epoch"] | PositiveInt = Field(
         "epoch", description="epoch, or a number of steps"
     )
     patience: int | None = Field(
@@ -228,7 +249,9 @@ class Endpoint(Block):
     concurrency: int = Field(16, gt=0, description="requests in flight")
     timeout_s: float = Field(60.0, gt=0, description="for one request")
     max_retries: int = Field(5, ge=0, description="after 429, 5xx and broken connections")
-    temperature: float = Field(0.0, ge=0, description="sampling temperature")
+    temperature: float | None = Field(
+        0.0, ge=0, description="of sampling; null: the server's own (some models take no other)"
+    )
     max_tokens: int = Field(1024, gt=0, description="longest answer, in tokens")
 
 
@@ -289,7 +312,9 @@ class OpenAITeacher(Endpoint):
     journal: Path | None = Field(
         None, description="where answers are kept, to be shared by runs; unset: the run directory"
     )
-    temperature: float = Field(0.7, ge=0, description="sampling temperature")
+    temperature: float | None = Field(
+        0.7, ge=0, description="of sampling; null: the server's own (some models take no other)"
+    )
 
 
 Teacher = Annotated[HeuristicTeacher | RecordedTeacher | OpenAITeacher, Field(discriminator="type")]

@@ -85,7 +85,14 @@ def _files(path: Path) -> list[Path]:
                 f"known are {', '.join(SUFFIXES)}"
             )
         return [path]
-    files = sorted(p for p in path.rglob("*") if p.is_file())
+    runs = {p.parent for p in path.rglob("run.json")}  # ragkit's own run directories
+    files = [
+        p
+        for p in sorted(path.rglob("*"))
+        if p.is_file()
+        and not any(part.startswith(".") for part in p.relative_to(path).parts)
+        and runs.isdisjoint(p.parents)
+    ]
     known = [p for p in files if p.suffix.lower() in SUFFIXES]
     if len(known) < len(files):
         logger.warning("%s: %d files of other kinds left out", path, len(files) - len(known))
@@ -100,7 +107,7 @@ def _read_csv(
     text = read_text(path, encoding)
     if not text.strip():
         raise DataError(f"{path}: the file is empty")
-    csv.field_size_limit(max(len(text), 1))
+    csv.field_size_limit(max(len(text), csv.field_size_limit()))
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path, text), strict=True)
     try:
         header = [name.strip() for name in next(rows)]

@@ -5,6 +5,7 @@ lines are reported with file and line, all of them at once, or set aside in a fi
 Foreign formats are not this module's business.
 """
 
+import codecs
 import contextlib
 import hashlib
 import json
@@ -186,6 +187,7 @@ def parse_jsonl(
         DataError: naming the first ten malformed lines and how many there are.
     """
     good: list[tuple[int, T]] = []
+    check_encoding(encoding)
     found = bad or BadLines(path, None)
     for number, raw in enumerate(_lines(path), start=1):
         text = raw.decode(encoding, "replace")
@@ -210,20 +212,31 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
     Raises:
         DataError: no such file, an unknown encoding, or bytes that are not of it.
     """
+    check_encoding(encoding)
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
     try:
         return raw.decode("utf-8-sig" if encoding == "utf-8" else encoding)
-    except LookupError as error:
-        raise DataError(f"encoding: {encoding!r} is not known to Python") from error
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{path}:{line}: byte 0x{raw[error.start]:02x} is not {encoding.upper()}; save the "
             "file as UTF-8, or name its encoding (--set encoding=cp1252)"
         ) from error
+
+
+def check_encoding(encoding: str) -> None:
+    """Refuse an encoding that Python does not know.
+
+    Raises:
+        DataError: with its name.
+    """
+    try:
+        codecs.lookup(encoding)
+    except LookupError as error:
+        raise DataError(f"encoding: {encoding!r} is not known to Python") from error
 
 
 def sha256_file(path: Path) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from ragkit.data.files import sha256_text
 from ragkit.errors import DataError
 from ragkit.log import logger
@@ -22,12 +24,18 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        _mend_end(path)
+        self.lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self.lock:
+                _mend_end(path)
+        except OSError as error:
+            raise DataError(f"{path}: no journal can be kept there: {error.strerror}") from error
         self.by_key = {str(r["key"]): r for r in read_journal(path)} if path.exists() else {}
 
     def append(self, record: Record) -> None:
         """Add a record; when this returns, it is on disk."""
-        with self.path.open("ab") as f:
+        with self.lock, self.path.open("ab") as f:
             f.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
             f.flush()
             os.fsync(f.fileno())
@@ -40,6 +48,8 @@ def read_journal(path: Path) -> Iterator[Record]:
     Raises:
         DataError: a whole line that is no record.
     """
+    if path.is_dir():
+        raise DataError(f"{path}: a folder; a journal is a file")
     with path.open("rb") as f:
         for number, line in enumerate(f, start=1):
             if not line.strip():
@@ -56,6 +66,8 @@ def read_journal(path: Path) -> Iterator[Record]:
             missing = {"passage_sha256", "style", "response"} - set(record)
             if missing:
                 raise DataError(f"{path}:{number}: a record without {', '.join(sorted(missing))}")
+            if not all(isinstance(record[k], str) for k in ("passage_sha256", "style", "response")):
+                raise DataError(f"{path}:{number}: a passage, style or response that is no text")
             yield {"key": recording_key(record["passage_sha256"], record["style"]), **record}
 
 

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Iterable
 
-_WORD = re.compile(r"\w+")
+# scripts that are written without spaces count by the character
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0e7f"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text, lower case."""
+    """Return the words of a text, lower case; single characters in Chinese, Japanese, Thai."""
     return _WORD.findall(text.lower())
 
 

@@ -126,10 +126,13 @@ def parse_example(record: object) -> Example:
     positives = _strings(fields, "positive_ids")
     if not answerable and positives:
         raise ValueError("answerable: false, but it has positive_ids")
+    answers = _strings(fields, "answers")
+    if not all(answer.strip() for answer in answers):
+        raise ValueError("answers: an empty answer; an example without reference has an empty list")
     return Example(
         id=_id(fields, "id"),
         question=question,
-        answers=_strings(fields, "answers"),
+        answers=answers,
         positive_ids=positives,
         negative_ids=_strings(fields, "negative_ids"),
         history=_history(fields),

@@ -6,8 +6,10 @@ Works on score sheets, {metric: {question id: score}}, wherever they come from.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ragkit.errors import DataError
-from ragkit.evaluation.significance import holm, paired
+from ragkit.evaluation.significance import holm, paired, smallest_detectable
 from ragkit.evaluation.summary import Sheet, summarise
 
 
@@ -23,8 +25,8 @@ def compare(
     systems: score sheet of each system, in the order of the table
     clusters: the source document of each question
     Returns: {"baseline", "systems": {name: {metric: {mean, ci95, ...}}}, "differences": {name:
-        {metric: {mean, ci95, wins, ties, losses, p, p_holm}}}}; p_holm is corrected for all
-        differences of the metric
+        {metric: {mean, ci95, wins, ties, losses, p, p_holm, detectable}}}}; p_holm is corrected
+        for all differences of the metric, detectable is the smallest that this test set can show
     Raises:
         DataError: an unknown baseline, or systems that were asked different questions.
     """
@@ -60,12 +62,9 @@ def _difference(
     a: Mapping[str, float], b: Mapping[str, float], clusters: Mapping[str, str], seed: int
 ) -> dict[str, Any]:
     questions = list(a)
-    result = paired(
-        [a[q] for q in questions],
-        [b[q] for q in questions],
-        [clusters[q] for q in questions],
-        seed=seed,
-    )
+    before, after = [a[q] for q in questions], [b[q] for q in questions]
+    groups = [clusters[q] for q in questions]
+    result = paired(before, after, groups, seed=seed)
     gain = result.difference
     return {
         "mean": gain.mean,
@@ -74,6 +73,7 @@ def _difference(
         "ties": result.ties,
         "losses": result.losses,
         "p": result.p_value,
+        "detectable": smallest_detectable(np.subtract(after, before).tolist(), groups),
     }
 
 

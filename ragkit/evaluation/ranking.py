@@ -88,6 +88,11 @@ def rank(scores: dict[str, float]) -> list[str]:
     return [passage_ids[i] for i in np.argsort(-values, kind="stable")]
 
 
+def deepest(metrics: Sequence[str]) -> int:
+    """Return the largest cut-off among the metrics: so many passages must be retrieved for them."""
+    return max((_parse_metric(name)[1] for name in metrics if "@" in name), default=0)
+
+
 def _parse_metric(name: str) -> tuple[str, int]:
     """Split `ndcg@10` into kind and cut-off; without a cut-off it is beyond any ranking."""
     match = _METRIC.fullmatch(name)

@@ -53,13 +53,13 @@ def leaks(
 ) -> list[tuple[Example, Example]]:
     """Return the pairs of a test and a training question whose ROUGE-L reaches `limit`."""
     by_word: dict[str, set[int]] = {}
-    asked = [words(e.question) for e in train]
+    asked = [words(e.asked) for e in train]
     for i, tokens in enumerate(asked):
         for word in tokens:
             by_word.setdefault(word, set()).add(i)
     found = []
     for example in test:
-        tokens = words(example.question)
+        tokens = words(example.asked)
         near = {i for word in tokens for i in by_word.get(word, ())}
         for i in sorted(near):
             shorter, longer = sorted((len(tokens), len(asked[i])))

@@ -238,6 +238,8 @@ def _read_settings(
         limits.append(int(config["max_seq_length"]))
     named = "config_sentence_transformers.json"
     prompts = read_json(files[named]).get("prompts", {}) if named in files else {}
+    if "1_Pooling/config.json" not in files:
+        raise ModelError(f"{folder}: modules.json names a pooling without 1_Pooling/config.json")
     pooling = read_json(files["1_Pooling/config.json"])
     if any(prompts.values()) and not pooling.get("include_prompt", True):
         raise ModelError(f"{folder}: include_prompt: false (pooling without the prompt) is unknown")

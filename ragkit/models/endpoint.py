@@ -58,8 +58,7 @@ class Client:
             reply = self.api.chat.completions.create(
                 model=self.config.model,
                 messages=[dict(m) for m in chat],  # type: ignore[misc]
-                temperature=self.config.temperature,
-                max_tokens=self.config.max_tokens,
+                **self._parameters(),
             )
             text = reply.choices[0].message.content
         except openai.OpenAIError as error:
@@ -107,6 +106,14 @@ class Client:
                     raise fatal
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+    def _parameters(self) -> dict[str, Any]:
+        """Return a request's parameters; OpenAI's own server has a newer name for the limit."""
+        limit = "max_completion_tokens" if self.config.base_url is None else "max_tokens"
+        parameters: dict[str, Any] = {limit: self.config.max_tokens}
+        if self.config.temperature is not None:
+            parameters["temperature"] = self.config.temperature
+        return parameters
 
     @property
     def _server(self) -> str:

@@ -28,15 +28,22 @@ def resolve_model(reference: str) -> str:
     """
     if reference == EMBEDDED:
         return str(embedded_encoder())
-    path = Path(reference)
-    for candidate in (path / "model", path):
-        if (candidate / "config.json").is_file() or (candidate / "modules.json").is_file():
-            return str(candidate)
-    if path.exists():
+    folder = local_model(reference)
+    if folder is not None:
+        return str(folder)
+    if Path(reference).exists():
         raise ModelError(f"{reference}: no model in it (neither config.json nor model/config.json)")
     if reference.startswith((".", os.sep, "~")) or reference.count("/") > 1:
         raise ModelError(f"{reference}: no such folder")
     return reference
+
+
+def local_model(reference: str) -> Path | None:
+    """Return the local folder that a reference names; None for `embedded`, a hub name, no model."""
+    for folder in (Path(reference) / "model", Path(reference)):
+        if (folder / "config.json").is_file() or (folder / "modules.json").is_file():
+            return folder
+    return None
 
 
 @cache

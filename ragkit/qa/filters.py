@@ -1,7 +1,7 @@
 """Which generated pairs are kept, and why the others are not.
 
 Cheapest first: form and length, questions that do not stand alone, duplicates, and training
-questions too close to a held-out one (candidates for dev and test must therefore come first).
+and dev questions too close to a held-out one (candidates must come in the order test, dev, train).
 """
 
 import re
@@ -70,7 +70,7 @@ class Filter:
     """Keeps or rejects candidates one at a time; remembers what it kept."""
 
     def __init__(self, held_out: Iterable[str], leak: float) -> None:
-        """Keep training questions whose ROUGE-L to every held-out one is below `leak`."""
+        """Keep train and dev questions whose ROUGE-L to every held-out one is below `leak`."""
         self.funnel = Funnel()
         self.leak = leak
         self._seen: set[tuple[str, ...]] = set()
@@ -91,10 +91,10 @@ class Filter:
         if question in self._seen:
             return "duplicate"
         self._seen.add(question)
+        if candidate.split != "test" and self._held_out.nearest(question) >= self.leak:
+            return "leak"
         if candidate.split != "train":
             self._held_out.add(question)
-        elif self._held_out.nearest(question) >= self.leak:
-            return "leak"
         return None
 
     def unreadable(self) -> None:

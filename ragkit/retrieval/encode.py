@@ -36,8 +36,8 @@ def encode(
 ) -> Vectors:
     """Encode texts to fp32 vectors, (number of texts, D), in the order given.
 
-    out: the .npy file to write; what an interrupted call wrote there is not computed again. Without
-        it the vectors are in memory only.
+    out: the .npy file to write; what an earlier call wrote there from the same is not computed
+        again, until `forget_progress`. Without it the vectors are in memory only.
     """
     options = options or EncoderOptions()
     device = pick_device(options.device)
@@ -54,6 +54,11 @@ def encode(
             journal.write(start + len(shard))
     meter.close()
     return rows if journal is None else journal.finish()
+
+
+def forget_progress(out: Path) -> None:
+    """Take away the account of an array that is finished and in its place."""
+    _Journal(out, "").file.unlink(missing_ok=True)
 
 
 def count_cut(encoder: Encoder, token_ids: Sequence[Sequence[int]]) -> int:
@@ -114,12 +119,19 @@ class _Journal:
     def file(self) -> Path:
         return self.out.with_suffix(".progress.json")
 
+    def rows_left(self) -> int:
+        """Return how many rows an earlier process left of the same texts and encoder."""
+        if not self.file.exists() or not (self.partial.exists() or self.out.exists()):
+            return 0
+        progress = read_json(self.file)
+        return int(progress["rows"]) if progress["made_from"] == self.made_from else 0
+
     def write(self, done: int) -> None:
         write_json(self.file, {"rows": done, "made_from": self.made_from})
 
     def finish(self) -> Vectors:
-        self.partial.replace(self.out)
-        self.file.unlink(missing_ok=True)
+        if self.partial.exists():
+            self.partial.replace(self.out)
         return np.asarray(np.load(self.out, mmap_mode="r"))
 
 
@@ -130,11 +142,11 @@ def _open_rows(
     if out is None:
         return np.empty(shape, np.float32), None
     journal = _Journal(out, made_from)
-    if journal.file.exists() and journal.partial.exists():
-        progress = read_json(journal.file)
-        if progress["made_from"] == made_from:
-            logger.info("%s: %d of %d rows are there already", out, progress["rows"], shape[0])
-            journal.done = progress["rows"]
-            return np.lib.format.open_memmap(journal.partial, mode="r+"), journal
+    left = journal.rows_left()
+    if left:
+        logger.info("%s: %d of %d rows are there already", out, left, shape[0])
+        journal.done = left
+        file = journal.partial if journal.partial.exists() else out
+        return np.lib.format.open_memmap(file, mode="r+"), journal
     journal.file.unlink(missing_ok=True)
     return np.lib.format.open_memmap(journal.partial, "w+", np.dtype(np.float32), shape), journal

@@ -6,6 +6,7 @@ flat inner-product index.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ragkit.data.files import atomic_write, read_json, read_text, sha256_text, w
 from ragkit.data.schema import Passage
 from ragkit.errors import DataError
 from ragkit.models.encoder import Encoder
-from ragkit.retrieval.encode import Vectors, encode
+from ragkit.retrieval.encode import Vectors, encode, forget_progress
 
 
 @dataclass
@@ -33,19 +34,24 @@ class VectorIndex:
     vectors: Vectors
     manifest: Mapping[str, Any]
 
-    def __post_init__(self) -> None:
-        self._flat = faiss.IndexFlatIP(self.vectors.shape[1])
-        self._flat.add(np.ascontiguousarray(self.vectors))
+    @cached_property
+    def _flat(self) -> Any:
+        """FAISS's index, made when it is first searched: it holds a copy of the vectors."""
+        flat = faiss.IndexFlatIP(self.vectors.shape[1])
+        flat.add(np.ascontiguousarray(self.vectors))
+        return flat
 
     def search(self, queries: Vectors, top_k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return scores and row numbers of the nearest vectors, (B, top_k) each."""
-        return self._flat.search(np.ascontiguousarray(queries), min(top_k, len(self.ids)))
+        scores, rows = self._flat.search(np.ascontiguousarray(queries), min(top_k, len(self.ids)))
+        return scores, rows
 
     def save(self, folder: Path) -> None:
         """Write ids and manifest beside the vectors, which encoding has written already."""
         with atomic_write(folder / "ids.txt") as f:
             f.writelines(f"{passage_id}\n" for passage_id in self.ids)
         write_json(folder / "manifest.json", dict(self.manifest))
+        forget_progress(folder / "embeddings.npy")
 
     @classmethod
     def load(cls, folder: Path) -> "VectorIndex":
@@ -73,12 +79,14 @@ def build_index(
     options: EncoderOptions | None = None,
     folder: Path | None = None,
 ) -> VectorIndex:
-    """Encode a corpus; with `folder`, on disk and resumable.
+    """Encode a corpus; with `folder`, on disk, resumable and with a manifest.
 
     model: the reference that the manifest names
     """
     out = None if folder is None else folder / "embeddings.npy"
     vectors = encode(encoder, [p.rendered for p in corpus.values()], "passage", options, out)
+    if folder is None:
+        return VectorIndex(list(corpus), vectors, {})
     manifest = {
         "model": model,
         "encoder_sha256": encoder.fingerprint(),
@@ -88,8 +96,7 @@ def build_index(
         "normalize": encoder.settings.normalize,
     }
     index = VectorIndex(list(corpus), vectors, manifest)
-    if folder is not None:
-        index.save(folder)
+    index.save(folder)
     return index
 
 

@@ -39,9 +39,10 @@ class Config(StageConfig):
 
 @dataclass
 class _Systems:
-    """The evaluated systems of one kind: their score sheets, and the questions of each slice."""
+    """The evaluated systems of one kind: score sheets, what was asked, questions of each slice."""
 
     sheets: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    asked: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
     slices: dict[str, set[str]] = field(default_factory=dict)
 
 
@@ -110,13 +111,18 @@ def _headline(table: dict[str, Any], metrics: list[str], kind: str) -> str:
     """Say in a sentence which system is best, and by how much and how surely."""
     metric = _SLICED[kind] if _SLICED[kind] in metrics else metrics[0]
     name = max(table["differences"], key=lambda n: table["differences"][n][metric]["mean"])
+    if table["differences"][name][metric]["mean"] <= 0:
+        best = table["systems"][table["baseline"]][metric]["mean"]
+        return f"{kind}: no system is above {table['baseline']}, whose {metric} is {best:.3f}\n"
     gain, base = table["differences"][name][metric], table["baseline"]
     if gain["ci95"] is None:
         sure = "one document: no interval"
     else:
         low, high = gain["ci95"]
         sure = f"95% interval {low:+.3f} to {high:+.3f}"
-        sure += "" if low > 0 or high < 0 else ", which includes 0: not shown to differ"
+        sure += "" if low > 0 else ", which includes 0: not shown to differ"
+        if len(table["differences"]) > 1:
+            sure += f"; p {gain['p_holm']:.4f} corrected for {len(table['differences'])} systems"
     return (
         f"{kind}: highest {metric} is {name} with {table['systems'][name][metric]['mean']:.3f}, "
         f"{gain['mean']:+.3f} from {base} ({sure}; {gain['wins']} questions better, "
@@ -148,6 +154,12 @@ def _read(label: str, path: Path, kinds: dict[str, _Systems], documents: dict[st
     systems = kinds.setdefault(kind, _Systems())
     sheet = systems.sheets.setdefault(label, {})
     for record in read_jsonl(path / _FILES[kind]):
+        question = record["question"], record["positive_ids"]
+        if systems.asked.setdefault(record["id"], question) != question:
+            raise DataError(
+                f"{path}: question {record['id']!r} is another one here than in an earlier run, or "
+                "has other positives; the runs were not made on the same test set"
+            )
         documents[record["id"]] = record["document"]
         for metric, score in record["scores"].items():
             sheet.setdefault(metric, {})[record["id"]] = score

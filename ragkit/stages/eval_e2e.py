@@ -62,7 +62,7 @@ def run(config: Config, run: Run) -> None:
     ranked, settings = _retrieve(config, examples, corpus, run)
     answered = _answer(config, examples, corpus, ranked, run)
     sheet = _score(examples, ranked, answered, gold=config.passages == "gold")
-    parts = slices(examples, train, documents, corpus, config.slices)
+    parts = slices(examples, train, corpus, config.slices)
     _write_predictions(run, examples, ranked, answered, sheet, documents, slice_names(parts))
     write_trec_run(run / "run.trec", ranked)
     result = report(sheet, examples, parts, documents, config.seed)
@@ -74,7 +74,6 @@ def run(config: Config, run: Run) -> None:
         "answer_ms_p95": round(float(np.percentile(latencies, 95)), 3),
     }
     write_json(run / "metrics.json", result)
-    (run / "answers.partial.jsonl").unlink(missing_ok=True)
 
 
 def show(path: Path) -> RenderableType:
@@ -121,7 +120,7 @@ def _answer(
     Raises:
         EndpointError: some questions got no answer; the others are saved.
     """
-    saved = run / "answers.partial.jsonl"
+    saved = run / "answers.jsonl"
     answered = _load_answers(saved)
     missing = [e for e in examples if e.id not in answered]
     if missing:
@@ -146,7 +145,7 @@ def _load_answers(path: Path) -> dict[str, Answer]:
     if not path.exists():
         return {}
     found = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             record = json.loads(line)
         except json.JSONDecodeError:

@@ -15,7 +15,7 @@ from ragkit.data.files import (
 )
 from ragkit.data.schema import qrels_of
 from ragkit.errors import DataError
-from ragkit.evaluation.ranking import evaluate
+from ragkit.evaluation.ranking import deepest, evaluate
 from ragkit.retrieval.searchers import build_searcher, query_text
 from ragkit.runs import Run
 from ragkit.stages.retrieval import (
@@ -37,7 +37,9 @@ class Config(EvaluationSource):
 
     retriever: Retriever = Field(Dense(type="dense"), description="the system to measure")
     metrics: list[str] = Field(METRICS, description="recall@k, hit@k, ndcg@k, mrr@k, map, ...")
-    top_k: int = Field(100, gt=0, description="passages retrieved a question")
+    top_k: int = Field(
+        100, gt=0, description="passages retrieved a question; more where a metric looks deeper"
+    )
 
 
 def run(config: Config, run: Run) -> None:
@@ -51,10 +53,11 @@ def run(config: Config, run: Run) -> None:
     documents = documents_of(examples, corpus)
     searcher = build_searcher(config.retriever, corpus, weight_chooser(config, corpus))
     with run.timed("searching"):
-        found = searcher.search([query_text(e) for e in examples], config.top_k)
+        depth = max(config.top_k, deepest(config.metrics))
+        found = searcher.search([query_text(e) for e in examples], depth)
     ranked = dict(zip((e.id for e in examples), found, strict=True))
     sheet = evaluate(qrels, ranked, config.metrics)
-    parts = slices(examples, train, documents, corpus, config.slices)
+    parts = slices(examples, train, corpus, config.slices)
     slices_of = slice_names(parts)
     write_trec_run(run / "run.trec", ranked)
     write_trec_qrels(run / "qrels.trec", qrels)

@@ -1,7 +1,6 @@
 """`ragkit mine-negatives`: examples into examples with hard negatives."""
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -19,7 +18,14 @@ from ragkit.config.blocks import (
     ModelRef,
     beside,
 )
-from ragkit.data.files import read_json, write_examples, write_json
+from ragkit.data.files import (
+    read_examples,
+    read_json,
+    write_examples,
+    write_json,
+    write_passages,
+)
+from ragkit.data.schema import Passage
 from ragkit.retrieval.bm25 import Bm25Searcher
 from ragkit.retrieval.encode import encode
 from ragkit.retrieval.negatives import Cosine, mine
@@ -56,17 +62,14 @@ class Config(ExampleSource):
 def run(config: Config, run: Run) -> None:
     """Rank, drop likely answers, keep the rest; write train.jsonl and mining.json."""
     examples, corpus = read_sources(config, run)
-    dense = DenseSearcher(corpus, Dense(type="dense", model=config.model, encoder=config.encoder))
-    bm25 = Bm25Searcher(corpus)
-    first_stages: dict[str, Searcher] = {
-        "dense": dense,
-        "bm25": bm25,
-        "fused": FusedSearcher(dense, bm25, Fused(type="fused")),
-    }
     queries = [query_text(e) for e in examples]
     with run.timed("ranking"):
-        rankings = first_stages[config.first_stage].search(queries, config.depth)
-    cosine = _cosine(dense, queries, config) if config.max_share is not None else None
+        dense = None
+        if config.first_stage != "bm25" or config.max_share is not None:
+            settings = Dense(type="dense", model=config.model, encoder=config.encoder)
+            dense = DenseSearcher(corpus, settings)
+        rankings = _first_stage(config, corpus, dense).search(queries, config.depth)
+    cosine = _cosine(dense, queries, config) if dense and config.max_share is not None else None
     mined = mine(
         examples,
         corpus,
@@ -78,7 +81,7 @@ def run(config: Config, run: Run) -> None:
         seed=config.seed,
     )
     write_examples(run / "train.jsonl", mined.examples)
-    _copy_neighbours(config, run)
+    _copy_neighbours(config, corpus, run)
     report = {
         "examples": len(examples),
         "negatives": sum(len(e.negative_ids) for e in mined.examples),
@@ -100,6 +103,16 @@ def show(path: Path) -> RenderableType:
     )
 
 
+def _first_stage(
+    config: Config, corpus: Mapping[str, Passage], dense: DenseSearcher | None
+) -> Searcher:
+    if config.first_stage == "bm25" or dense is None:
+        return Bm25Searcher(corpus)
+    if config.first_stage == "dense":
+        return dense
+    return FusedSearcher(dense, Bm25Searcher(corpus), Fused(type="fused"))
+
+
 def _cosine(dense: DenseSearcher, queries: Sequence[str], config: Config) -> Cosine:
     """Return the cosines of a query with passages, under the mining encoder."""
     asked = _unit(encode(dense.encoder, queries, "query", config.encoder))
@@ -117,8 +130,8 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
 
 
-def _copy_neighbours(config: Config, run: Run) -> None:
+def _copy_neighbours(config: Config, corpus: Mapping[str, Passage], run: Run) -> None:
     """Copy corpus and dev examples, so that training works on the new examples alone."""
-    shutil.copyfile(config.corpus_path, run / "corpus.jsonl")
+    write_passages(run / "corpus.jsonl", corpus.values())
     if config.dev is not None:
-        shutil.copyfile(config.dev, run / "dev.jsonl")
+        write_examples(run / "dev.jsonl", read_examples(config.dev, corpus))

@@ -31,7 +31,9 @@ class Step(Block):
 
 
 class Config(StageConfig):
-    """Configuration of `run`: a pipeline."""
+    """Configuration of `run`: a pipeline; each step guards its own run directory."""
+
+    UNCOMPARED = StageConfig.UNCOMPARED | {"steps"}
 
     steps: list[Step] = Field(min_length=1, description="what to run, in order")
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from rich.console import RenderableType
 from rich.markdown import Markdown
 
@@ -28,6 +29,7 @@ from ragkit.data.files import (
     write_jsonl,
     write_passages,
 )
+from ragkit.data.nearduplicates import words
 from ragkit.data.schema import Example, Passage
 from ragkit.errors import DataError, EndpointError
 from ragkit.log import logger
@@ -47,6 +49,12 @@ class Splits(Block):
 
     dev: float = Field(0.1, ge=0, le=0.5, description="for choosing the best checkpoint")
     test: float = Field(0.1, ge=0, le=0.5, description="for the final measurement")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.dev + self.test >= 1:
+            raise ValueError("dev and test together leave no documents for training")
+        return self
 
 
 class Config(DocumentSource):
@@ -102,8 +110,9 @@ def run(config: Config, run: Run) -> None:
     kept, rejected, funnel = _filter(requests, answers, split_of, held_out, config.leak_rouge_l)
     splits = {name: [e for split, e in kept if split == name] for name in ("train", "dev", "test")}
     for name, examples in splits.items():
-        if examples or name == "train":
-            write_examples(run / f"{name}.jsonl", examples)
+        write_examples(run / f"{name}.jsonl", examples)
+        if not examples and config.splits.model_dump().get(name):
+            logger.warning("%s.jsonl is empty: too few documents for its share", name)
     write_jsonl(run / "rejected.jsonl", rejected)
     write_json(run / "funnel.json", funnel)
     notes = _notes(config, requests, answers)
@@ -129,13 +138,14 @@ def _filter(
 ) -> tuple[list[tuple[str, Example]], list[dict[str, object]], dict[str, int]]:
     """Parse and filter, test documents first, so that no training question may be close to theirs.
 
-    A question that two passages of a split make is one example, which both answer.
+    A question that two passages make is one example, which both answer; it stays in the split of
+    the first.
     """
     order = {"test": 0, "dev": 1, "train": 2}
     by_split = sorted(requests, key=lambda r: order[split_of[r.passage.source]])
     keep = Filter(held_out, leak)
     kept: list[tuple[str, Example]] = []
-    places: dict[tuple[str, str], int] = {}  # split and question -> its place in `kept`
+    places: dict[tuple[str, ...], int] = {}  # a question's words -> its place in `kept`
     rejected: list[dict[str, object]] = []
     for request in by_split:
         split = split_of[request.passage.source]
@@ -145,12 +155,12 @@ def _filter(
             reason = keep.reason(Candidate(request, pair, split))
             example = _example(request, pair)
             if reason is None:
-                places[(split, example.asked)] = len(kept)
+                places[tuple(words(pair.question))] = len(kept)
                 kept.append((split, example))
                 continue
-            place = places.get((split, example.asked))
+            place = places.get(tuple(words(pair.question)))
             if reason == "duplicate" and place is not None:
-                kept[place] = (split, _merged(kept[place][1], example))
+                kept[place] = (kept[place][0], _merged(kept[place][1], example))
             rejected.append({"reason": reason, "split": split, **_record(request, pair)})
     return kept, rejected, keep.funnel.to_json()
 
@@ -190,7 +200,8 @@ def _example(request: Request, pair: QuestionAnswer) -> Example:
 def _merged(example: Example, other: Example) -> Example:
     """Return an example that the passages of both answer: they made the same question."""
     ids = dict.fromkeys((*example.positive_ids, *other.positive_ids))
-    return replace(example, positive_ids=tuple(ids))
+    answers = dict.fromkeys((*example.answers, *other.answers))
+    return replace(example, positive_ids=tuple(ids), answers=tuple(answers))
 
 
 def _notes(config: Config, requests: list[Request], answers: Answers) -> list[str]:

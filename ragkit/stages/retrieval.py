@@ -32,14 +32,24 @@ class EvaluationSource(ExampleSource):
     dev: InputPath | None = Field(
         None, description="examples on which a fusion weight is chosen; unset: dev.jsonl beside"
     )
-    train: list[InputPath] = Field(
-        [], description="training examples: checked for leaks, and slices of seen documents"
+    train: list[InputPath] | None = Field(
+        None,
+        description="training examples: checked for leaks, and slices of seen documents; unset: "
+        "train.jsonl beside",
     )
     leak_rouge_l: float = Field(
         0.8, gt=0, le=1, description="ROUGE-L of a training and a test question that is a leak"
     )
     accept_leaks: bool = Field(False, description="go on where test questions were trained on")
     slices: list[str] = Field([], description="metadata keys by whose values results are split")
+
+    @model_validator(mode="after")
+    def _find_train(self, info: ValidationInfo) -> "EvaluationSource":
+        if self.train is None:
+            found = beside(self.examples, "train.jsonl", info.context)
+            usable = found is not None and found != self.examples
+            object.__setattr__(self, "train", [found] if usable else [])
+        return self
 
     @model_validator(mode="after")
     def _find_dev(self, info: ValidationInfo) -> "EvaluationSource":
@@ -65,6 +75,8 @@ def weight_chooser(
         assert config.dev is not None
         dev = read_examples(config.dev, corpus)
         qrels, queries = qrels_of(dev), [query_text(e) for e in dev]
+        if not qrels:
+            raise DataError(f"{config.dev}: no example has positive_ids; no weight can be chosen")
 
         def score(rankings: Sequence[Mapping[str, float]]) -> float:
             ranked = {e.id: dict(r) for e, r in zip(dev, rankings, strict=True)}
@@ -90,6 +102,9 @@ def check_leaks(config: EvaluationSource, examples: list[Example]) -> list[Examp
     Raises:
         DataError: naming the first leaks, unless the configuration accepts them.
     """
+    if not config.train:
+        logger.warning("no training examples are named (train): leaks are not checked")
+        return []
     train = [e for path in config.train for e in read_examples(path)]
     found = leaks(examples, train, config.leak_rouge_l)
     if found and not config.accept_leaks:
@@ -99,27 +114,28 @@ def check_leaks(config: EvaluationSource, examples: list[Example]) -> list[Examp
             "nearly:\n" + "\n".join(shown[:_SHOWN_LEAKS]) + "\nTake them out of the training "
             "examples, or go on with --set accept_leaks=true"
         )
-    if train:
-        logger.info(
-            "%d of %d test questions are near a training question", len(found), len(examples)
-        )
+    logger.info("%d of %d test questions are near a training question", len(found), len(examples))
     return train
 
 
 def slices(
     examples: Sequence[Example],
     train: Sequence[Example],
-    documents: Mapping[str, str],
     corpus: Mapping[str, Passage],
     keys: Sequence[str],
 ) -> dict[str, list[str]]:
     """Return the question ids of each slice: by metadata, and by documents seen in training."""
     parts = slices_by(examples, keys)
     if train:
-        seen = {corpus[p].source for e in train for p in e.positive_ids if p in corpus}
-        found = [e.id for e in examples if e.positive_ids]
-        parts["seen documents"] = [i for i in found if documents[i] in seen]
-        parts["unseen documents"] = [i for i in found if documents[i] not in seen]
+        trained = {p for e in train for p in e.positive_ids}
+        if unknown := len(trained - set(corpus)):
+            logger.warning("%d trained passages are not in this corpus: seen is a guess", unknown)
+        seen = {corpus[p].source for p in trained if p in corpus}
+        for example in examples:
+            if example.positive_ids:
+                sources = {corpus[p].source for p in example.positive_ids}
+                name = "seen documents" if sources & seen else "unseen documents"
+                parts.setdefault(name, []).append(example.id)
     return {name: ids for name, ids in parts.items() if ids}
 
 

@@ -20,7 +20,8 @@ from ragkit.config.blocks import (
 )
 from ragkit.data.files import read_examples, read_json
 from ragkit.data.schema import Example, Passage, qrels_of
-from ragkit.evaluation.ranking import evaluate
+from ragkit.errors import DataError
+from ragkit.evaluation.ranking import deepest, evaluate
 from ragkit.evaluation.summary import mean_scores
 from ragkit.log import logger
 from ragkit.models.encoder import Encoder
@@ -92,14 +93,17 @@ def show(path: Path) -> RenderableType:
 
 def _scorer(dev: list[Example], corpus: Mapping[str, Passage], config: Config) -> Evaluate:
     """Return the function that measures an encoder on the dev examples over the whole corpus."""
-    qrels = qrels_of(dev)
+    qrels, metric = qrels_of(dev), config.metric
+    if not qrels:
+        raise DataError(f"{config.dev}: no example has positive_ids; nothing can be selected by it")
+    evaluate(qrels, {}, [metric])  # a wrong metric name is told before the work
     queries = [query_text(e) for e in dev]
     options = config.encoder.model_copy(update={"device": config.loop.device})
     dense = Dense(type="dense", model=config.model, encoder=options)
 
     def score(encoder: Encoder) -> dict[str, float]:
-        found = DenseSearcher(corpus, dense, encoder).search(queries, 100)
+        found = DenseSearcher(corpus, dense, encoder).search(queries, max(100, deepest([metric])))
         ranked = dict(zip((e.id for e in dev), found, strict=True))
-        return mean_scores(evaluate(qrels, ranked, [config.metric]))
+        return mean_scores(evaluate(qrels, ranked, [metric]))
 
     return score

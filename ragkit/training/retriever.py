@@ -151,10 +151,10 @@ def train_retriever(
     trainer.remove_callback(_printer())
     if checkpoint:
         logger.info("going on from %s", checkpoint)
+        _relocate(checkpoint)
     if checkpoint and loop.patience and _stopped_early(checkpoint, loop.patience):
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        best = checkpoint.parent / Path(state.best_model_checkpoint or checkpoint).name
-        load_model(model, best / "model.safetensors")
+        load_model(model, Path(state.best_model_checkpoint or checkpoint) / "model.safetensors")
         return _summary(state, 0.0, metric)
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return _summary(trainer.state, result.metrics["train_runtime"], metric)
@@ -173,6 +173,15 @@ def last_checkpoint(folder: Path) -> Path | None:
             continue
         whole.append((int(state["global_step"]), candidate))
     return max(whole)[1] if whole else None
+
+
+def _relocate(checkpoint: Path) -> None:
+    """Make a checkpoint name its best sibling where that is now; the run may have been moved."""
+    file = checkpoint / "trainer_state.json"
+    state = json.loads(file.read_text())
+    if state.get("best_model_checkpoint"):
+        best = checkpoint.parent / Path(state["best_model_checkpoint"]).name
+        write_json(file, {**state, "best_model_checkpoint": str(best)})
 
 
 def _stopped_early(checkpoint: Path, patience: int) -> bool:

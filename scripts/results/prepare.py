@@ -3,7 +3,8 @@
     python scripts/results/prepare.py SOURCE TARGET
 
 Its questions name their passages as `passage_ids`, `passage_id`. The questions of qa_dev become
-test.jsonl; a tenth of the documents of qa_train becomes dev.jsonl, the rest train.jsonl.
+test.jsonl; a tenth of the documents of qa_train becomes dev.jsonl, the rest train.jsonl. Training
+questions that stand in the test set, or nearly, are left out.
 """
 
 import sys
@@ -15,6 +16,7 @@ from ragkit.data.chunking import as_passages
 from ragkit.data.documents import read_documents
 from ragkit.data.files import read_jsonl, write_examples, write_passages
 from ragkit.data.schema import Example, unique_passages
+from ragkit.evaluation.summary import leaks
 from ragkit.qa.splits import split_documents
 
 
@@ -42,6 +44,11 @@ def main(source: Path, target: Path) -> None:
     corpus = unique_passages(as_passages(read_documents(source / "corpus.jsonl", Columns())))
     train = questions(source / "qa_train.jsonl")
     test = questions(source / "qa_dev.jsonl")
+    near = {other.id for _, other in leaks(test, train, limit=0.8)}
+    while near:  # `leaks` names one training question for each test question
+        print(f"qa_train: {len(near)} questions that the test set has too, or nearly, left out")
+        train = [e for e in train if e.id not in near]
+        near = {other.id for _, other in leaks(test, train, limit=0.8)}
     split = split_documents((p.source for p in corpus.values()), dev=0.1, test=0.0)
     of = {e.id: split[corpus[e.positive_ids[0]].source] for e in train}
     write_passages(target / "corpus.jsonl", corpus.values())

@@ -105,10 +105,11 @@ def test_the_limit_itself_is_a_leak() -> None:
     assert reasons(held, near, leak=0.76) == [None, None]
 
 
-def test_dev_and_test_questions_are_not_measured_against_each_other() -> None:
+def test_a_dev_question_is_measured_against_test_and_a_test_question_against_nothing() -> None:
     a = candidate("How long does a B200 hold its clock?", split="test")
-    b = candidate("How long does a B400 hold its clock?", split="dev")
-    assert reasons(a, b) == [None, None]
+    b = candidate("How long does a B400 hold its clock?", split="test")
+    c = candidate("How long does a B500 hold its clock?", split="dev")
+    assert reasons(a, b, c) == [None, None, "leak"]
 
 
 def test_a_leak_does_not_take_its_neighbours_with_it() -> None:

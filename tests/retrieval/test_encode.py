@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ragkit.config.blocks import EncoderOptions
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval import encode as module
-from ragkit.retrieval.encode import batches, count_cut, encode
+from ragkit.retrieval.encode import batches, count_cut, encode, forget_progress
 
 FP32 = EncoderOptions(precision="fp32", device="cpu")
 TEXTS = [" ".join(["fuse", "relay", "valve"][i % 3 :] * (1 + 5 * i % 7)) for i in range(23)]
@@ -69,6 +69,7 @@ def test_rows_are_in_the_order_of_the_texts(
     np.testing.assert_allclose(rows, one_by_one(encoder, TEXTS), rtol=0, atol=1e-5)
     if out:
         np.testing.assert_array_equal(np.load(out), rows)
+        forget_progress(out)
         assert [p.name for p in tmp_path.iterdir()] == ["rows.npy"]
 
 
@@ -104,7 +105,11 @@ def test_a_killed_call_goes_on_after_its_last_whole_shard(
     killed(encoder, TEXTS, tmp_path / "rows.npy", after=12)
     rows = encode(encoder, TEXTS, "passage", FP32, tmp_path / "rows.npy")
     assert encoder.encoded == 23 - 10
+    again = encode(encoder, TEXTS, "passage", FP32, tmp_path / "rows.npy")  # all done: no work
+    assert encoder.encoded == 23 - 10
+    np.testing.assert_array_equal(again, rows)
     np.testing.assert_allclose(rows, one_by_one(encoder, TEXTS), rtol=0, atol=1e-5)
+    forget_progress(tmp_path / "rows.npy")
     assert [p.name for p in tmp_path.iterdir()] == ["rows.npy"]
 
 

@@ -107,9 +107,9 @@ def test_ids_and_vectors_that_disagree_are_refused(encoder: Encoder, tmp_path: P
     ids=["text", "title", "one more", "one less", "order", "id"],
 )
 def test_an_index_of_another_corpus_is_refused(
-    corpus: dict[str, Passage], encoder: Encoder
+    corpus: dict[str, Passage], encoder: Encoder, tmp_path: Path
 ) -> None:
-    index = build_index(encoder, CORPUS, "tiny", FP32)
+    index = build_index(encoder, CORPUS, "tiny", FP32, tmp_path)
     with pytest.raises(DataError, match="of another corpus"):
         check_index(index, corpus, encoder)
 

@@ -199,10 +199,10 @@ def test_a_step_whose_earlier_step_failed_is_not_run(folder: Path, word_model: P
     assert not (folder / "out" / "find").exists()
 
 
-def test_a_changed_pipeline_is_refused_in_the_old_directory(word_model: Path) -> None:
+def test_a_changed_step_is_refused_in_its_old_directory(word_model: Path) -> None:
     pipeline.execute(*read(chunk_and_search(word_model)), ["ragkit"], restart=False)
     other = chunk_and_search(word_model, "Which pump starts?")
-    with pytest.raises(RunError, match="out: made by a different run"):
+    with pytest.raises(RunError, match="find: made by a different run"):
         pipeline.execute(*read(other), ["ragkit"], restart=False)
 
 

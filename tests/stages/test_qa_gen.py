@@ -125,8 +125,11 @@ def test_no_training_question_is_near_a_dev_or_test_question(
     for example in train:
         for held in (*dev, *test):
             assert overlap_f1(words(example.question), words(held.question)) < 0.7
+    for example in dev:
+        for held in test:
+            assert overlap_f1(words(example.question), words(held.question)) < 0.7
     leaked = [r for r in read_jsonl(path / "rejected.jsonl") if r["reason"] == "leak"]
-    assert leaked and {r["split"] for r in leaked} == {"train"}
+    assert {r["split"] for r in leaked} == {"train", "dev"}
 
 
 def test_a_question_of_a_held_out_file_does_not_get_into_training(
