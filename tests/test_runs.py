@@ -351,3 +351,44 @@ def test_the_log_of_the_run_is_in_its_folder(config: Config, log_lines: list[str
     logging.getLogger("ragkit").warning("after the run")
     assert "after the run" not in (run / "log.txt").read_text()
     assert "after the run" in log_lines
+
+
+def test_a_journal_stays_where_it_is_when_a_run_begins_anew(config: Config) -> None:
+    run = finish(config)
+    (run / "journal.jsonl").write_text("paid for\n")
+    again = finish(config, restart=True)
+    assert (again / "journal.jsonl").read_text() == "paid for\n"
+    assert (run.path.with_name("run.old-1") / "journal.jsonl").read_text() == "paid for\n"
+
+
+class Server(Block):
+    """A block with keys that do not touch the result."""
+
+    concurrency: int = 16
+    model: str = "m"
+
+
+class Asking(StageConfig):
+    """The configuration of a command that asks a server."""
+
+    server: Server = Server()
+
+
+def test_how_a_server_is_asked_may_change_between_two_starts(tmp_path: Path) -> None:
+    asking = Asking(output=tmp_path / "run")
+    finish(asking)
+    assert finish(asking.model_copy(update={"server": Server(concurrency=2)})).path
+    other = asking.model_copy(update={"server": Server(model="n")})
+    assert "server.model: 'm' (now 'n')" in refused(other)
+
+
+def test_a_folder_of_documents_is_hashed_with_all_that_is_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "handbook"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "log.txt").write_text("a")
+    (folder / "checkpoints" / "page.md").write_text("b")
+    first = runs.hash_of(folder)
+    (folder / "log.txt").write_text("c")
+    second = runs.hash_of(folder)
+    (folder / "checkpoints" / "page.md").write_text("d")
+    assert len({first, second, runs.hash_of(folder)}) == 3

@@ -110,9 +110,10 @@ def run(config: Config, run: Run) -> None:
     kept, rejected, funnel = _filter(requests, answers, split_of, held_out, config.leak_rouge_l)
     splits = {name: [e for split, e in kept if split == name] for name in ("train", "dev", "test")}
     for name, examples in splits.items():
-        write_examples(run / f"{name}.jsonl", examples)
-        if not examples and config.splits.model_dump().get(name):
-            logger.warning("%s.jsonl is empty: too few documents for its share", name)
+        if examples:
+            write_examples(run / f"{name}.jsonl", examples)
+        elif config.splits.model_dump().get(name):
+            logger.warning("no %s.jsonl: too few documents for its share", name)
     write_jsonl(run / "rejected.jsonl", rejected)
     write_json(run / "funnel.json", funnel)
     notes = _notes(config, requests, answers)

@@ -205,3 +205,12 @@ class TestFolders:
     def test_a_file_that_is_not_there_is_told(self) -> None:
         with pytest.raises(DataError, match=r"^none\.csv: No such file"):
             read_documents(Path("none.csv"), Columns())
+
+
+def test_hidden_folders_and_run_directories_are_not_documents(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("A page.")
+    for folder, name in ((".venv", "readme.md"), ("runs/chunk-1", "log.txt")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / name).write_text("not a page")
+    (tmp_path / "runs" / "chunk-1" / "run.json").write_text("{}")
+    assert [d.text for d in read_documents(tmp_path, Columns())] == ["A page."]

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ragkit.errors import DataError
-from ragkit.evaluation.ranking import Qrels, Run, evaluate, rank
+from ragkit.evaluation.ranking import Qrels, Run, deepest, evaluate, rank
 
 CUTOFFS = (1, 2, 3, 5, 10)
 # Ids whose order as numbers, as text and as UTF-8 bytes differ where anything could go wrong.
@@ -194,3 +194,8 @@ def test_an_unknown_metric_gets_the_valid_forms_and_a_suggestion(wrong: str, mea
 def test_only_the_exact_form_of_a_metric_is_accepted(wrong: str) -> None:
     with pytest.raises(DataError, match="unknown metric"):
         evaluate({"q": {"a": 1}}, {}, [wrong])
+
+
+def test_the_deepest_cut_off_is_found_among_the_metrics() -> None:
+    assert deepest(["recall@5", "ndcg@200", "map"]) == 200
+    assert deepest(["map"]) == 0

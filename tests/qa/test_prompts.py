@@ -71,3 +71,8 @@ def test_what_is_no_list_of_pairs_says_why(response: str, message: str) -> None:
 def test_what_is_dumped_is_read_back() -> None:
     pairs = [*WANTED, QuestionAnswer('Was heißt "größer"?', "} ] \n { [")]
     assert parse(dump(pairs)) == pairs
+
+
+def test_remarks_with_brackets_before_the_json_do_not_hide_it() -> None:
+    said = 'Sure [as asked], {thinking}: {"pairs": [{"question": "Why?", "answer": "So."}]}'
+    assert parse(said) == [QuestionAnswer("Why?", "So.")]

@@ -549,3 +549,67 @@ def test_evaluations_of_different_questions_are_not_compared(
     )
     with pytest.raises(DataError, match="words and fewer were not asked the same questions"):
         stage("compare", runs=[evaluated["words"], str(fewer)], output=str(tmp_path / "compared"))
+
+
+def test_training_examples_beside_the_test_are_checked_without_being_named(
+    stage: Callable[..., Path], values: dict[str, Any], data: Path
+) -> None:
+    same = [question("t-1", "fuse", 0)]
+    write_jsonl(data / "train.jsonl", same)
+    with pytest.raises(DataError, match="6 of 7 test questions stand in the training examples"):
+        stage("eval-retriever", **values, retriever=BM25)
+
+
+def test_follow_ups_of_other_conversations_are_no_leak(
+    stage: Callable[..., Path], values: dict[str, Any], data: Path
+) -> None:
+    def follow_up(name: str, before: str) -> dict[str, Any]:
+        turns = [{"role": "user", "content": before}, {"role": "assistant", "content": "yes."}]
+        asked = question(name, "fuse", 0) | {"question": "and the valve?"}
+        return {**asked, "history": turns}
+
+    write_jsonl(data / "train.jsonl", [follow_up("t-1", "does the pump start by itself at six?")])
+    write_jsonl(data / "test.jsonl", [follow_up("q-1", "what of the twelve volts then?")])
+    assert (stage("eval-retriever", **values, retriever=BM25) / "metrics.json").exists()
+
+
+def test_a_document_of_any_positive_makes_a_question_a_seen_one(
+    stage: Callable[..., Path], values: dict[str, Any], data: Path
+) -> None:
+    both = question("q-1", "valve", 0) | {"positive_ids": ["valve-0", "fuse-1"]}
+    write_jsonl(data / "test.jsonl", [both])
+    path = stage("eval-retriever", **values, retriever=BM25)
+    (record,) = read_jsonl(path / "per_query.jsonl")
+    assert record["slices"] == ["seen documents"]
+
+
+def measured(stage: Callable[..., Path], values: dict[str, Any], name: str, **more: Any) -> str:
+    return str(stage("eval-retriever", **{**values, "output": values["output"] + name}, **more))
+
+
+def test_runs_on_other_questions_of_the_same_ids_are_not_compared(
+    stage: Callable[..., Path], values: dict[str, Any], data: Path, tmp_path: Path
+) -> None:
+    first = measured(stage, values, "a", retriever=BM25)
+    write_jsonl(data / "test.jsonl", [question(f"q-{t}", t, 1) for t in TOPICS])
+    second = measured(stage, values, "b", retriever=BM25)
+    with pytest.raises(DataError, match="is another one here"):
+        stage("compare", runs=[first, second], output=str(tmp_path / "c"))
+
+
+def test_a_comparison_says_so_where_nothing_is_above_the_baseline(
+    stage: Callable[..., Path], values: dict[str, Any], tiny_encoder: Path, tmp_path: Path
+) -> None:
+    from rich.console import Console
+
+    from ragkit.stages import compare
+
+    dense = {"type": "dense", "model": str(tiny_encoder)}
+    runs = [measured(stage, values, n, retriever=r) for n, r in (("a", BM25), ("b", dense))]
+    path = stage("compare", runs=runs, output=str(tmp_path / "c"), labels=["bm25", "dense"])
+    console = Console(width=120, record=True)
+    with console.capture() as captured:
+        console.print(compare.show(path), markup=False)
+    gain = read_json(path / "comparison.json")["retrieval"]["differences"]["dense"]["ndcg@10"]
+    assert gain["mean"] < 0 and gain["detectable"] > 0
+    assert "no system is above bm25" in captured.get()

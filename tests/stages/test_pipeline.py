@@ -211,3 +211,17 @@ def test_nothing_is_made_where_any_step_has_a_problem(folder: Path, word_model: 
     with pytest.raises(ConfigError, match=r"qery: unknown key \(did you mean query\?\)"):
         pipeline.execute(config, source, ["ragkit"], restart=False)
     assert [p.name for p in folder.iterdir()] == ["passages.csv"]
+
+
+def test_a_pipeline_gets_more_steps_and_makes_only_those(word_model: Path) -> None:
+    pipeline.execute(*read(f"{HEAD}{CHUNK}      chunk: {{tokenizer: {word_model}}}\n"), [], False)
+    made = Path("out/cut/passages.jsonl").stat().st_mtime_ns
+    pipeline.execute(*read(chunk_and_search(word_model)), [], restart=False)
+    assert Path("out/find/run.trec").exists()
+    assert Path("out/cut/passages.jsonl").stat().st_mtime_ns == made
+
+
+def test_the_config_that_a_pipeline_leaves_can_be_run_again(word_model: Path) -> None:
+    pipeline.execute(*read(chunk_and_search(word_model)), [], restart=False)
+    again = Path("out/config.yaml").read_text()
+    assert planned(again)[0].step.id == "cut"

@@ -388,3 +388,11 @@ def test_answers_without_a_usable_pair_are_an_error_that_names_the_files_to_read
     rejected = read_jsonl(tmp_path / "run" / "rejected.jsonl")
     assert len(rejected) == 4 * DOCUMENTS
     assert rejected[0]["answer"] == "No."
+
+
+def test_a_split_without_examples_leaves_no_file(
+    stage: Callable[..., Path], values: dict[str, Any]
+) -> None:
+    path = stage("qa-gen", **{**values, "splits": {"dev": 0, "test": 0}})
+    assert (path / "train.jsonl").exists()
+    assert not (path / "dev.jsonl").exists() and not (path / "test.jsonl").exists()
