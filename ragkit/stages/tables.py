@@ -4,21 +4,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 Cell = Mapping[str, Any]
 
 
 def metric_table(
     title: str, rows: Mapping[str, Mapping[str, Cell]], metrics: Sequence[str]
-) -> Table:
+) -> Group:
     """Return a table of means with their 95% intervals, a row a system or slice."""
     return _table(title, rows, metrics, estimate)
 
 
 def difference_table(
     title: str, rows: Mapping[str, Mapping[str, Cell]], metrics: Sequence[str]
-) -> Table:
+) -> Group:
     """Return a table of paired differences with their 95% intervals; * where they exclude 0."""
     return _table(title, rows, metrics, _difference)
 
@@ -28,14 +30,14 @@ def _table(
     rows: Mapping[str, Mapping[str, Cell]],
     columns: Sequence[str],
     text: Callable[[Cell | None], str],
-) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+) -> Group:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", overflow="fold")
     for name, cells in rows.items():
         table.add_row(name, *(text(cells.get(column)) for column in columns))
-    return table
+    return Group(Text(title), table)  # as a table's own title it would wrap at the table's width
 
 
 def estimate(cell: Cell | None) -> str:
