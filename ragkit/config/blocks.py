@@ -149,7 +149,7 @@ class EncoderOptions(Block):
     passage_prefix: str | None = Field(None, description="put before a passage; unset: the model's")
     max_length: int | None = Field(None, gt=2, description="tokens; unset: the model's own")
     precision: Precision = Field(
-        "auto", description="auto: bf16 where the machine multiplies in it"
+        "fp32", description="bf16: faster, less exact; auto: bf16 where there is hardware for it"
     )
     device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
     trust_remote_code: bool = Field(False, description="run code that comes with a model")

@@ -92,6 +92,17 @@ def test_encoding_computes_without_dropout_and_without_gradients(encoder: Counti
     assert not encoder.training
 
 
+def test_unless_told_otherwise_vectors_are_those_of_sentence_transformers(
+    encoder: Counting, tmp_path: Path
+) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    encoder.save(tmp_path / "model")
+    model = library.SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    expected = model.encode_document(TEXTS, convert_to_numpy=True, show_progress_bar=False)
+    rows = encode(encoder, TEXTS, "passage", EncoderOptions(device="cpu"))
+    np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-5)
+
+
 def test_bf16_stays_near_fp32(encoder: Counting) -> None:
     rows = encode(encoder, TEXTS, "passage", EncoderOptions(precision="bf16", device="cpu"))
     exact = encode(encoder, TEXTS, "passage", FP32)
