@@ -128,8 +128,13 @@ class Chunking(Block):
 class DocumentSource(StageConfig):
     """Where passages or documents are read from."""
 
-    input: InputPath = Field(description="CSV, TSV, JSONL, Markdown or text file, or a folder")
+    input: InputPath = Field(
+        description="CSV, TSV, JSONL, Parquet, Markdown, reST, HTML, DOCX, PDF or text, or a folder"
+    )
     columns: Columns = Columns()
+    markup: Literal["plain", "markdown", "rst", "html"] = Field(
+        "plain", description="of the texts in CSV, JSONL and Parquet files"
+    )
     encoding: str = Field("utf-8", description="of the input files")
     max_cell_chars: int = Field(
         1_000_000, gt=0, description="a longer cell is taken for a missing closing quote"

@@ -7,19 +7,24 @@ The tokenizer is the caller's choice.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
+from typing import NamedTuple
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
 
-from ragkit.data.documents import Document
 from ragkit.data.files import sha256_text
-from ragkit.data.schema import Passage
+from ragkit.data.schema import Document, Passage
 
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t]*#*[ \t\r]*$", re.MULTILINE)
 _FENCE = re.compile(
     r"^ {0,3}(`{3,}|~{3,})(?:.*?^ {0,3}\1[`~]*[ \t\r]*$|.*)", re.MULTILINE | re.DOTALL
+)
+_RST_TITLE = re.compile(
+    r"^(?:(?P<over>([!-/:-@\[-`{-~])\2{2,})[ \t]*\n(?=.*\n(?P=over)[ \t]*$)[ \t]*|(?=\S))"
+    r"(?P<title>.*\w.*)\n(?P<under>([!-/:-@\[-`{-~])\5{2,})[ \t\r]*$",
+    re.MULTILINE,
 )
 _SMALLEST_ROOM = 16  # tokens left for the text when a title is very long
 
@@ -40,18 +45,19 @@ class Chunker:
         in its meta.
         """
         for heading, start, text in _sections(document):
-            for offset, chunk in self._split(heading, text, document.markdown):
+            for offset, chunk in self._split(heading, text, document.markup):
                 begin = start + offset
                 whole = chunk == document.text
                 yield make_passage(document, heading, chunk, begin, whole)
 
-    def _split(self, heading: str, text: str, markdown: bool) -> list[tuple[int, str]]:
+    def _split(self, heading: str, text: str, markup: str) -> list[tuple[int, str]]:
         added = self._count("")  # special tokens, which the splitter does not count
         above = self._count(f"{heading}\n") - added if heading else 0
         room = self.max_tokens - above - added
         if self._count(text) - added <= room:
             return [(0, text)]
-        kind = MarkdownSplitter if markdown else TextSplitter
+        # reST's paragraphs, lists and indented blocks are those of Markdown
+        kind = TextSplitter if markup == "plain" else MarkdownSplitter
         splitter = kind.from_huggingface_tokenizer(
             self.tokenizer,
             max(room, _SMALLEST_ROOM),
@@ -86,24 +92,61 @@ def as_passages(documents: Iterable[Document]) -> Iterator[tuple[str, Passage]]:
 
 
 def _sections(document: Document) -> Iterator[tuple[str, int, str]]:
-    """Yield (heading path, offset, text) of the parts between Markdown headings."""
-    if not document.markdown:
-        yield document.heading, 0, document.text
-        return
+    """Yield (heading path, offset, text) of the parts between headings."""
     text = document.text
-    fences = [m.span() for m in _FENCE.finditer(text)]
-    headings = [
-        m for m in _HEADING.finditer(text) if not any(a <= m.start() < b for a, b in fences)
-    ]
+    found = list(_HEADINGS[document.markup](text))
     path: list[tuple[int, str]] = [(0, document.heading)] if document.heading else []
-    ends = [*(m.start() for m in headings), len(text)]
+    ends = [*(heading.start for heading in found), len(text)]
     yield from _stripped(_join(path), 0, text[: ends[0]])
-    for match, (_, end) in zip(headings, pairwise(ends), strict=True):
-        level = len(match[1])
-        if level == 1 and [depth for depth, _ in path] == [0]:
-            path = []  # the page's own heading says more than its file name
-        path = [(depth, name) for depth, name in path if depth < level] + [(level, match[2])]
-        yield from _stripped(_join(path), match.end(), text[match.end() : end])
+    for heading, (_, end) in zip(found, pairwise(ends), strict=True):
+        own = document.named_by_file or heading.name.casefold() == document.heading.casefold()
+        if heading.level == 1 and own and [depth for depth, _ in path] == [0]:
+            path = []  # the page's own heading says more than its file name, or the same
+        path = [(depth, name) for depth, name in path if depth < heading.level]
+        path.append((heading.level, heading.name))
+        yield from _stripped(_join(path), heading.end, text[heading.end : end])
+
+
+class _Heading(NamedTuple):
+    start: int
+    end: int
+    level: int
+    name: str
+
+
+def _no_headings(_: str) -> Iterator[_Heading]:
+    return iter(())
+
+
+def _markdown_headings(text: str) -> Iterator[_Heading]:
+    fences = [m.span() for m in _FENCE.finditer(text)]
+    for m in _HEADING.finditer(text):
+        if not any(a <= m.start() < b for a, b in fences):
+            yield _Heading(m.start(), m.end(), len(m[1]), m[2])
+
+
+def _rst_headings(text: str) -> Iterator[_Heading]:
+    """Yield the section titles of reStructuredText, whose levels are the order of their styles.
+
+    Source: docutils' specification of sections: a line under the title, or one above and one under
+    it, of one punctuation character, at least as long as the title.
+    """
+    styles: list[tuple[str, bool]] = []
+    for m in _RST_TITLE.finditer(text):
+        over, title, under = m["over"] or "", m["title"].strip(), m["under"]
+        if len(under) < len(title) or (over and over != under) or not title:
+            continue
+        style = (under[0], bool(over))
+        if style not in styles:
+            styles.append(style)
+        yield _Heading(m.start(), m.end(), styles.index(style) + 1, title)
+
+
+_HEADINGS: Mapping[str, Callable[[str], Iterator[_Heading]]] = {
+    "plain": _no_headings,
+    "markdown": _markdown_headings,
+    "rst": _rst_headings,
+}
 
 
 def _stripped(heading: str, start: int, text: str) -> Iterator[tuple[str, int, str]]:

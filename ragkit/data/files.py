@@ -157,7 +157,8 @@ class BadLines:
                 f"{self.path}:{line}: {reason}" for line, reason, _ in self.found[:_SHOWN_ERRORS]
             ]
             if len(self.found) > _SHOWN_ERRORS:
-                shown.append(f"{self.path}: {len(self.found)} bad lines in all")
+                count = f"{len(self.found)} bad lines in all (--skip-bad sets them aside)"
+                shown.append(f"{self.path}: {count}")
             raise DataError("\n".join(shown))
         if self.found and self.skip_bad is not None:
             # lines of other files stay; this file's may be there from an interrupted run

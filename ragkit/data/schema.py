@@ -1,7 +1,8 @@
-"""The two records that everything here works on, and how they are checked.
+"""The records that everything here works on, and how they are checked.
 
-A `Passage` is a piece of text that can be retrieved; an `Example` is a question with its answers
-and the ids of the passages that answer it. Files are `ragkit.data.files`'s business.
+A `Document` is a text as a source has it; a `Passage` is a piece of text that can be retrieved; an
+`Example` is a question with its answers and the ids of the passages that answer it. Files are
+`ragkit.data.files`'s business.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,6 +40,32 @@ class Passage:
         return _without_empty(
             id=self.id, doc_id=self.doc_id, title=self.title, text=self.text, meta=dict(self.meta)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text to be cut into passages, or one that already is a passage.
+
+    id: its own id, or "" where one has to be made
+    where: "file:line", for messages
+    markup: in which its headings are written: plain (none), markdown or rst
+    named_by_file: its title is a file's name, which a heading of its own replaces
+    """
+
+    text: str
+    title: str = ""
+    section: str = ""
+    id: str = ""
+    doc_id: str = ""
+    where: str = ""
+    markup: str = "plain"
+    named_by_file: bool = False
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def heading(self) -> str:
+        """The title with the section, `Title > Section`."""
+        return " > ".join(part for part in (self.title, self.section) if part)
 
 
 @dataclass(frozen=True, slots=True)

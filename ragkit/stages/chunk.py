@@ -6,9 +6,9 @@ from rich.console import RenderableType
 
 from ragkit.config.blocks import Chunking, DocumentSource
 from ragkit.data.chunking import Chunker, as_passages
-from ragkit.data.documents import Document, read_documents
+from ragkit.data.documents import read_documents
 from ragkit.data.files import read_corpus, write_passages
-from ragkit.data.schema import Passage, unique_passages
+from ragkit.data.schema import Document, Passage, unique_passages
 from ragkit.log import logger, progress
 from ragkit.models.resolve import load_tokenizer
 from ragkit.runs import Run
@@ -46,6 +46,7 @@ def read_source(config: DocumentSource, run: Run) -> list[Document]:
             config.columns,
             encoding=config.encoding,
             max_cell_chars=config.max_cell_chars,
+            markup=config.markup,
             skip_bad=run / "bad-lines.jsonl" if config.skip_bad else None,
         )
 

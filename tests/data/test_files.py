@@ -94,7 +94,7 @@ def test_of_many_malformed_lines_ten_are_told_and_all_counted(tmp_path: Path) ->
         files.read_corpus(path)
     lines = str(caught.value).splitlines()
     assert len(lines) == 11
-    assert lines[-1] == f"{path}: 25 bad lines in all"
+    assert lines[-1] == f"{path}: 25 bad lines in all (--skip-bad sets them aside)"
 
 
 def test_skip_bad_sets_malformed_lines_aside_and_counts_them(
