@@ -6,10 +6,11 @@ module decides what of a page is its content.
 
 import logging
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ragkit.errors import DataError, MissingExtraError
 from ragkit.log import logger
@@ -17,12 +18,14 @@ from ragkit.log import logger
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
 
-# what surrounds the content of a web page, or is not text
-_FURNITURE = (
-    "script", "style", "noscript", "template", "nav", "aside", "footer", "form", "button",
-    "svg", "img", "iframe", "canvas", "video", "audio", "object",
-)  # fmt: skip
-_BLANK_LINES = re.compile(r"[ \t]*\n(?:[ \t]*\n)+")
+# what is no text of a page, what surrounds it, and what generators add to headings
+_NO_TEXT = (
+    "script, style, noscript, template, form, button, svg, img, iframe, canvas, video, audio, "
+    "object, nav, a.headerlink, a.anchor"
+)
+_SURROUNDINGS = "body > aside, body > footer, header:not(:has(h1)), [role=navigation]"
+_LINE_ENDS = re.compile(r"[ \t]+$", re.MULTILINE)
+_BLANK_LINES = re.compile(r"\n{3,}")
 _BROKEN_WORD = re.compile(r"(?<=[a-z])-\n(?=[a-z])")
 _BROKEN_LINE = re.compile(r"(?<=[\w,;)])\n(?=[a-z(])")
 
@@ -40,7 +43,12 @@ def html_page(raw: bytes | str, encoding: str | None = None) -> tuple[str, str]:
     except ImportError as error:
         raise MissingExtraError("markdownify", "docs", "reading HTML") from error
 
-    soup = BeautifulSoup(raw, "html.parser", from_encoding=encoding)
+    if not raw.strip():
+        return "", ""
+    logging.getLogger("bs4.dammit").setLevel(logging.ERROR)  # said here, with fewer words
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it takes a text that is a URL for a mistake
+        soup = BeautifulSoup(raw, "html.parser", from_encoding=encoding)
     if soup.contains_replacement_characters:
         logger.warning("a page has bytes that are not of its encoding; they became \ufffd")
     title = " ".join(soup.title.extract().get_text(" ").split()) if soup.title else ""
@@ -53,7 +61,7 @@ def html_page(raw: bytes | str, encoding: str | None = None) -> tuple[str, str]:
         text = str(converter.convert_soup(content))
     except RecursionError as error:
         raise DataError("elements nested too deeply") from error
-    return title, _BLANK_LINES.sub("\n\n", text).strip()
+    return title, _BLANK_LINES.sub("\n\n", _LINE_ENDS.sub("", text)).strip()
 
 
 def docx_page(path: Path) -> str:
@@ -105,16 +113,16 @@ def pdf_pages(path: Path) -> Iterator[tuple[int, str]]:
 
 def _content(soup: "BeautifulSoup") -> "Tag":
     """Return the part of a page that is its content, without what surrounds it."""
-    for furniture in soup.find_all(_FURNITURE):
-        furniture.decompose()
-    for header in soup.find_all("header"):
-        if not header.find("h1"):
-            header.decompose()
-    candidates: list[Any] = [
-        *soup.select("main, [role=main]")[:1], *soup.find_all("article")[:1],
-        soup.body,
-    ]  # fmt: skip
-    return next((c for c in candidates if c is not None and c.get_text(strip=True)), soup)
+    for tag in soup.select(f"{_NO_TEXT}, {_SURROUNDINGS}"):
+        tag.decompose()
+    for heading in soup.select("h1, h2, h3, h4, h5, h6"):
+        if not heading.get_text(strip=True):
+            heading.decompose()
+    for block in soup.select("summary, aside, address, fieldset, hgroup"):
+        block.name = "div"  # blocks that the converter would run into the text before
+    articles = soup.select("article")
+    found = soup.select("main, [role=main]")[:1] or (articles if len(articles) == 1 else [])
+    return next((tag for tag in found if tag.get_text(strip=True)), soup.body or soup)
 
 
 def _joined(text: str) -> str:

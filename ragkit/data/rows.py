@@ -7,6 +7,7 @@ rows are reported with file and line, all at once.
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -117,10 +118,21 @@ def read_parquet(
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
-            records = list(enumerate(rows, start=1))
+            records = [(number, _plain(row)) for number, row in enumerate(rows, start=1)]
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a Parquet file that can be read: {error}") from error
     return _from_records(records, path, columns, markup, BadLines(path, skip_bad))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: dates as text, no NaN, no bytes."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items() if not isinstance(v, bytes)}
+    if isinstance(value, list):
+        return [_plain(v) for v in value if not isinstance(v, bytes)]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 def _from_records(
@@ -139,8 +151,7 @@ def _from_records(
                 raise ValueError(f"{found['text']}: a string was expected")
             documents.append(_document(record, found, f"{path}:{line}", markup))
         except ValueError as error:
-            shown = json.dumps(record, ensure_ascii=False, default=str)
-            bad.add(line, str(error), shown[:1000])
+            bad.add(line, str(error), json.dumps(record, ensure_ascii=False)[:1000])
     bad.finish()
     return documents
 
@@ -175,6 +186,8 @@ def _document(
     record: Mapping[str, Any], found: Mapping[str, str], where: str, markup: str
 ) -> Document:
     value: dict[str, Any] = {role: _cell(record.get(name)) for role, name in found.items()}
+    if markup == "html":
+        markup, value["text"] = "markdown", html_page(value["text"])[1]
     if not value["text"].strip():
         raise ValueError(f"{found['text']}: empty")
     if any(c.isspace() for c in value.get("id", "")):
@@ -182,8 +195,6 @@ def _document(
     rest = {k: v for k, v in record.items() if k not in found.values() and v not in ("", None)}
     meta = rest.pop("meta", None)
     meta = {**rest, **(meta if isinstance(meta, dict) else {})}
-    if markup == "html":
-        markup, (_, value["text"]) = "markdown", html_page(value["text"])
     return Document(**value, where=where, markup=markup, meta=meta)
 
 

@@ -1,6 +1,7 @@
 """Foreign files: what is read from them, and the one message for each way they are wrong."""
 
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import pyarrow
@@ -268,6 +269,9 @@ def test_texts_of_a_table_are_read_in_the_markup_that_is_named(tmp_path: Path) -
     assert (page.text, page.markup) == ("## Slow\n\nA *fuse*.", "markdown")
     [page] = read_documents(path, Columns(), markup="rst")
     assert page.markup == "rst"
+    path.write_text("title,text\nT,<script>x</script>\n")
+    with pytest.raises(DataError, match=r"x\.csv:2: text: empty"):
+        read_documents(path, Columns(), markup="html")
 
 
 @pytest.mark.usefixtures("folder")
@@ -289,6 +293,12 @@ class TestParquet:
             "x.parquet:2: text: empty",
             "x.parquet:3: text: a string was expected",
         ]
+
+    def test_values_that_json_does_not_have_are_told_as_text_or_left_out(self) -> None:
+        row = {"text": "x", "day": date(2026, 1, 2), "raw": b"z", "n": float("nan"), "l": [1.5]}
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), "x.parquet")
+        [document] = read_documents(Path("x.parquet"), Columns())
+        assert document.meta == {"day": "2026-01-02", "l": [1.5]}
 
     def test_what_is_no_parquet_file_is_told(self) -> None:
         assert refused("no", "x.parquet").startswith("x.parquet: not a Parquet file")

@@ -34,6 +34,28 @@ def test_a_header_with_the_heading_of_the_page_is_content() -> None:
     assert html("<header><h1>Fuses</h1></header><p>Text.</p>") == "# Fuses\n\nText."
 
 
+def test_all_articles_of_a_page_are_its_content_and_their_asides_too() -> None:
+    page = "<article><h1>A</h1>one<aside>note</aside></article><article><h1>B</h1>two</article>"
+    assert html(f"<aside>ad</aside>{page}<footer>no</footer>") == (
+        "# A\n\none\n\nnote\n\n# B\n\ntwo"
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("a<br>b &lt;x&gt; &amp; c", "a\nb <x> & c"),
+        ("<details><summary>Why?</summary>So.</details>", "Why?\n\nSo."),
+        ("<h1> </h1><p>x</p>", "x"),
+        ("<h2>Fuses<a class='headerlink' href='#f'>¶</a></h2>", "## Fuses"),
+        ("https://example.com/a", "https://example.com/a"),
+        ("", ""),
+    ],
+)
+def test_odds_and_ends_of_web_pages(body: str, expected: str) -> None:
+    assert html(body) == html_page(body)[1] == expected
+
+
 def test_the_title_of_a_web_page_is_read() -> None:
     assert html_page("<title> Fuses\n and relays </title><p>x</p>") == ("Fuses and relays", "x")
 
