@@ -69,6 +69,7 @@ _DEBRIS = re.compile(
     r"[^\x00-\u024f\u2010-\u203a€]"
 )
 _UNCLEAR = re.compile(r"\b(?:it|they|them|this|that|these|those|here|below|above|I|we|our)\b")
+_NOTED = re.compile(r"(?:please )?(?:note|keep in mind|be aware) that ")
 _JOINED = re.compile(r"(?:and|or|nor|but|not|then|so)\b", re.IGNORECASE)
 _EMPTY = re.compile(r"(?:learn|read|find out|get started|do|see)\b")
 _GENERAL = re.compile(
@@ -92,10 +93,11 @@ _UNFINISHED = re.compile(
 _FAINT = (grammar.PREPOSITIONS | grammar.PRONOUNS | grammar.AUXILIARIES) | frozenset(
     grammar.word_list(
         """
-        about also always another because before being cannot could every found first further given
-        however known least likely might never other others place possible rather several should
-        since still their there these thing things think those though until using usually various
-        whether which while whole whose would able different important useful current better
+        about also always anything everyone everything someone something where another because
+        before being cannot could every found first further given however known least likely might
+        never other others place possible rather several should since still their there these thing
+        things think those though until using usually various whether which while whole whose would
+        able different important useful current better
         """
     )
 )
@@ -136,6 +138,7 @@ def within(sentence: str) -> Iterator[Draft]:
     for kind, pattern in _WITHIN:
         match = pattern.fullmatch(sentence.rstrip("."))
         x, y = match.group("x", "y") if match else ("", "")
+        y = _NOTED.sub("", y)
         if not fits(x, 10, 220) or not fits(y, 15, 400) or _JOINED.match(y):
             continue
         if kind in ("condition", "purpose"):
@@ -149,7 +152,7 @@ def _case(kind: str, x: str, y: str, sentence: str) -> Iterator[Draft]:
     """A condition or a purpose and what to do or to expect then."""
     first, _, rest = x.partition(" ")
     asked = x if kind == "purpose" else f"{first.lower()} {rest}"
-    if x.count(" ") < 3 or _POINTING.search(y) or _UNCLEAR.search(asked):
+    if x.count(" ") < 3 or ":" in y or _POINTING.search(y) or _UNCLEAR.search(asked):
         return
     advice = grammar.imperative(y) or y.startswith(("please ", "you "))
     if (
