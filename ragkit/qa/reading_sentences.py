@@ -102,7 +102,7 @@ _FAINT = (grammar.PREPOSITIONS | grammar.PRONOUNS | grammar.AUXILIARIES) | froze
     )
 )
 _NUMBER = re.compile(
-    r"(?<![\w.,:/$€£#%+-])(?:\d{1,3}(?:,\d{3})+|\d{1,4})(?=%| (?!of\b|or\b|and\b|to\b)[a-z])"
+    r"(?<![\w.,:/$€£#%+–-])(?:\d{1,3}(?:,\d{3})+|\d{1,4})(?=%| (?!of\b|or\b|and\b|to\b)[a-z])"
 )
 _BOUND = re.compile(
     r"\b(?:least|most|than|up to|over|under|about|around|approximately|nearly|almost|only|"
