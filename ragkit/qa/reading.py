@@ -186,11 +186,12 @@ def _drafts(title: str, text: str, rng: random.Random) -> Iterator[Draft]:
     clean = [s for sentences in found for s in sentences if is_clean(s)]
     if not clean:
         return
+    known = set(clean)
     yield from _from_headings(title, text, blocks)
     yield from _completion(text, blocks, rng)
     for sentences in found:
         for before, sentence in pairwise(sentences):
-            if is_clean(before) and is_clean(sentence):
+            if before in known and sentence in known:
                 yield from between(before, sentence)
     for sentence in clean:
         yield from within(sentence)
