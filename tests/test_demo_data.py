@@ -30,7 +30,8 @@ STOP_WORDS = set(_STOP_WORDS.split())
 @pytest.fixture(scope="module")
 def corpus() -> dict[str, Passage]:
     """The corpus that qa-gen makes of the passages."""
-    return cut(read_documents(DEMO / "passages.csv", Columns()), None)
+    documents = read_documents(DEMO / "passages.csv", Columns())
+    return {p.id: p for p in cut(documents, None)}
 
 
 @pytest.fixture(scope="module")

@@ -31,34 +31,31 @@ def read_documents(
     max_cell_chars: int = 1_000_000,
     markup: str = "plain",
     skip_bad: Path | None = None,
-) -> list[Document]:
-    """Read a file, or every file with a known suffix in a folder and below it.
+) -> Iterator[Document]:
+    """Yield the documents of a file, or of every file with a known suffix in a folder and below it.
+
+    Tables are read row by row, other files one at a time.
 
     markup: in which the texts of tables are written: plain, markdown, rst or html
     Raises:
         DataError: nothing to read, an unknown kind of file, a missing column, malformed rows.
     """
-    documents: list[Document] = []
+    found = False
     for file in _files(path):
         suffix = file.suffix.lower()
         if suffix in (".csv", ".tsv"):
-            documents += read_csv(file, columns, encoding, max_cell_chars, markup, skip_bad)
+            documents = read_csv(file, columns, encoding, max_cell_chars, markup, skip_bad)
         elif suffix == ".jsonl":
-            documents += read_jsonl_rows(file, columns, encoding, markup, skip_bad)
+            documents = read_jsonl_rows(file, columns, encoding, markup, skip_bad)
         elif suffix == ".parquet":
-            documents += read_parquet(file, columns, markup, skip_bad)
+            documents = read_parquet(file, columns, markup, skip_bad)
         else:
-            try:
-                documents += _read_page(file, path, encoding)
-            except DataError as error:
-                if skip_bad is None:
-                    raise
-                bad = BadLines(file, skip_bad)
-                bad.add(1, str(error), "")
-                bad.finish()
-    if not documents:
+            documents = _read_page(file, path, encoding, skip_bad)
+        for document in documents:
+            found = True
+            yield document
+    if not found:
         raise DataError(f"{path}: no text in it")
-    return documents
 
 
 def _files(path: Path) -> list[Path]:
@@ -85,7 +82,19 @@ def _files(path: Path) -> list[Path]:
     return known
 
 
-def _read_page(file: Path, root: Path, encoding: str) -> Iterator[Document]:
+def _read_page(file: Path, root: Path, encoding: str, skip_bad: Path | None) -> Iterator[Document]:
+    """Yield the documents of a file; one that cannot be read is set aside where that is asked."""
+    try:
+        yield from _pages(file, root, encoding)
+    except DataError as error:
+        if skip_bad is None:
+            raise
+        bad = BadLines(file, skip_bad)
+        bad.add(1, str(error), "")
+        bad.finish()
+
+
+def _pages(file: Path, root: Path, encoding: str) -> Iterator[Document]:
     """Yield the document of a file; of a PDF, one a page, so that passages know their page."""
     name = str(file.relative_to(root)) if root.is_dir() else file.name
     found = False

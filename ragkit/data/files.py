@@ -22,6 +22,7 @@ from ragkit.log import logger
 
 T = TypeVar("T")
 _SHOWN_ERRORS = 10
+_BLOCK = 1 << 16
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -101,12 +102,22 @@ def read_corpus(path: Path, skip_bad: Path | None = None) -> dict[str, Passage]:
         DataError: no such file, malformed lines, no passage, or one id for two texts.
     """
     bad = BadLines(path, skip_bad)
-    lines = parse_jsonl(path, parse_passage, bad)
+    lines = list(parse_jsonl(path, parse_passage, bad))
     bad.finish()
     corpus = unique_passages((f"{path}:{number}", passage) for number, passage in lines)
     if not corpus:
         raise DataError(f"{path}: no passages in it")
     return corpus
+
+
+def read_passages(path: Path) -> Iterator[Passage]:
+    """Yield the passages of a file that ragkit wrote itself, one at a time.
+
+    Raises:
+        DataError: no such file, or, at its end, malformed lines.
+    """
+    for _, passage in parse_jsonl(path, parse_passage):
+        yield passage
 
 
 def read_examples(
@@ -179,32 +190,28 @@ def parse_jsonl(
     parse: Callable[[object], T],
     bad: "BadLines | None" = None,
     encoding: str = "utf-8",
-) -> list[tuple[int, T]]:
-    """Parse each non-empty line; return (line number, value) pairs.
+) -> Iterator[tuple[int, T]]:
+    """Parse each non-empty line; yield (line number, value) pairs.
 
     parse: raises ValueError with what is wrong with a record
     bad: collects malformed lines, and the caller finishes it; None: they are an error here
     Raises:
-        DataError: naming the first ten malformed lines and how many there are.
+        DataError: at the end, naming the first ten malformed lines and how many there are.
     """
-    good: list[tuple[int, T]] = []
     check_encoding(encoding)
     found = bad or BadLines(path, None)
     for number, raw in enumerate(_lines(path), start=1):
-        text = raw.decode(encoding, "replace")
         try:
             line = raw.decode("utf-8-sig" if encoding == "utf-8" and number == 1 else encoding)
-            if line.strip():
-                good.append((number, parse(_loads(line))))
-        except UnicodeDecodeError as error:
-            found.add(number, f"byte 0x{raw[error.start]:02x} is not {encoding.upper()}", text)
-        except json.JSONDecodeError as error:
-            found.add(number, f"not JSON: {error.msg} (column {error.colno})", text)
+            if not line.strip():
+                continue
+            value = parse(_loads(line))
         except ValueError as error:
-            found.add(number, str(error), text)
+            found.add(number, _reason(error, encoding), raw.decode(encoding, "replace"))
+        else:
+            yield number, value
     if bad is None:
         found.finish()
-    return good
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
@@ -219,13 +226,27 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
     try:
-        return raw.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+        return raw.decode(_codec(encoding))
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}:{line}: byte 0x{raw[error.start]:02x} is not {encoding.upper()}; save the "
-            "file as UTF-8, or name its encoding (--set encoding=cp1252)"
-        ) from error
+        raise _undecodable(path, line, error, encoding) from error
+
+
+def text_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
+    """Yield the lines of a text file with their ends, with or without a byte order mark.
+
+    Raises:
+        DataError: no such file, an unknown encoding, or bytes that are not of it.
+    """
+    check_encoding(encoding)
+    try:
+        with path.open(encoding=_codec(encoding), newline="") as f:
+            yield from f
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = _undecodable_line(path, encoding)
+        raise _undecodable(path, line, error, encoding) from error
 
 
 def check_encoding(encoding: str) -> None:
@@ -269,6 +290,38 @@ def write_trec_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None
         for query_id, judged in qrels.items():
             for passage_id, relevance in judged.items():
                 f.write(f"{query_id} 0 {passage_id} {relevance}\n")
+
+
+def _codec(encoding: str) -> str:
+    return "utf-8-sig" if encoding == "utf-8" else encoding
+
+
+def _undecodable(path: Path, line: int, error: UnicodeDecodeError, encoding: str) -> DataError:
+    return DataError(
+        f"{path}:{line}: {_reason(error, encoding)}; save the "
+        "file as UTF-8, or name its encoding (--set encoding=cp1252)"
+    )
+
+
+def _undecodable_line(path: Path, encoding: str) -> int:
+    """Return the line of the first byte that is not of an encoding; a stream does not know it."""
+    decoder, line = codecs.getincrementaldecoder(encoding)(), 1
+    with path.open("rb") as f:
+        while True:
+            block = f.read(_BLOCK)
+            try:
+                line += decoder.decode(block, final=not block).count("\n")
+            except UnicodeDecodeError as error:
+                return line + error.object.count(b"\n", 0, error.start)
+
+
+def _reason(error: ValueError, encoding: str) -> str:
+    """Return what is wrong with a line."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte 0x{error.object[error.start]:02x} is not {encoding.upper()}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg} (column {error.colno})"
+    return str(error)
 
 
 def _loads(line: str) -> object:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ragkit.data.nearduplicates import UNSPACED, words
 from ragkit.data.schema import Passage
+from ragkit.data.strings import Strings
 
 Signatures = NDArray[np.uint8]
 
@@ -65,19 +66,14 @@ def group_near_duplicates(passages: Iterable[Passage], threshold: float = 0.8) -
     common to a share of at least `threshold`. What is linked by others is one group. Reads the
     passages once and keeps some 170 bytes of each.
     """
-    ids, ends, found = bytearray(), array("Q"), _Store(3)
+    ids, found = Strings(), _Store(3)
     for passage in passages:
-        ids += passage.id.encode("utf-8", "surrogatepass")
-        ends.append(len(ids))
+        ids.append(passage.id)
         found.add(*found.look(passage.text, passage.rendered))
     groups: dict[int, list[int]] = {}
     for i, root in enumerate(_components(found.signatures, found.figures, threshold)):
         groups.setdefault(root, []).append(i)
-    return [
-        [ids[ends[i - 1] if i else 0 : ends[i]].decode("utf-8", "surrogatepass") for i in group]
-        for group in groups.values()
-        if len(group) > 1
-    ]
+    return [[ids[i] for i in group] for group in groups.values() if len(group) > 1]
 
 
 class NearDuplicates:

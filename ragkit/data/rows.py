@@ -1,19 +1,19 @@
-"""Rows of tables as documents: CSV, TSV, JSONL and Parquet.
+"""Rows of tables as documents, one at a time: CSV, TSV, JSONL and Parquet.
 
 Which column holds the text, and which the title, is found by the usual names or told. Malformed
-rows are reported with file and line, all at once.
+rows are reported with file and line, all at once, when the file has been read.
 """
 
 import csv
-import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from ragkit.config.blocks import Columns
-from ragkit.data.files import BadLines, parse_jsonl, read_text
+from ragkit.data.files import BadLines, parse_jsonl, text_lines
 from ragkit.data.pages import html_page
 from ragkit.data.schema import Document
 from ragkit.errors import DataError
@@ -27,6 +27,10 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "doc_id": ("doc_id", "document_id", "document", "source", "url"),
 }
 
+_HEAD = 100  # records that are looked at for their names
+_BATCH_ROWS = 256
+_LONGEST_CELL = 1 << 24  # characters; what goes on beyond this and `max_cell_chars` is no cell
+
 
 def read_csv(
     path: Path,
@@ -35,13 +39,14 @@ def read_csv(
     max_cell_chars: int,
     markup: str,
     skip_bad: Path | None,
-) -> list[Document]:
+) -> Iterator[Document]:
     """Read a CSV or TSV file; the delimiter is the header's most frequent of comma, ; and tab."""
-    text = read_text(path, encoding)
-    if not text.strip():
+    lines = text_lines(path, encoding)
+    first = next(lines, "")
+    if not first.strip() and not any(line.strip() for line in lines):
         raise DataError(f"{path}: the file is empty")
-    csv.field_size_limit(max(len(text), csv.field_size_limit()))
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path, text), strict=True)
+    rows = csv.reader(chain([first], lines), delimiter=_delimiter(path, first), strict=True)
+    csv.field_size_limit(min(max(_LONGEST_CELL, 16 * max_cell_chars), 2**31 - 1))
     try:
         header = [name.strip() for name in next(rows)]
     except csv.Error as error:
@@ -49,7 +54,7 @@ def read_csv(
     if twice := [name for name in header if name and header.count(name) > 1]:
         raise DataError(f"{path}:1: two columns are called {twice[0]!r}")
     found = find_columns(header, columns, f"{path}:1")
-    bad, documents, start = BadLines(path, skip_bad), [], rows.line_num + 1
+    bad, start, filled = BadLines(path, skip_bad), rows.line_num + 1, False
     while True:
         try:
             row = next(rows)
@@ -57,18 +62,20 @@ def read_csv(
             break
         except csv.Error as error:
             raise DataError(f"{path}:{start}: not CSV: {error} (an unclosed quote?)") from error
-        try:
-            if any(cell.strip() for cell in row):
+        if any(cell.strip() for cell in row):
+            try:
                 _check_row(row, header, max_cell_chars)
                 record = dict(zip(header, row, strict=True))
-                documents.append(_document(record, found, f"{path}:{start}", markup))
-        except ValueError as error:
-            bad.add(start, str(error), json.dumps(row, ensure_ascii=False)[:1000])
+                document = _document(record, found, f"{path}:{start}", markup)
+            except ValueError as error:
+                bad.add(start, str(error), json.dumps(row, ensure_ascii=False)[:1000])
+            else:
+                filled = True
+                yield document
         start = rows.line_num + 1
     bad.finish()
-    if not documents:
+    if not filled:
         raise DataError(f"{path}: a header and no rows")
-    return documents
 
 
 def _check_row(row: list[str], header: list[str], max_cell_chars: int) -> None:
@@ -82,16 +89,15 @@ def _check_row(row: list[str], header: list[str], max_cell_chars: int) -> None:
             )
 
 
-def _delimiter(path: Path, text: str) -> str:
+def _delimiter(path: Path, header: str) -> str:
     if path.suffix.lower() == ".tsv":
         return "\t"
-    header = text.split("\n", 1)[0]
     return max((",", ";", "\t"), key=header.count)
 
 
 def read_jsonl_rows(
     path: Path, columns: Columns, encoding: str, markup: str, skip_bad: Path | None
-) -> list[Document]:
+) -> Iterator[Document]:
     """Read a JSONL file, one object a document."""
 
     def as_object(record: object) -> dict[str, Any]:
@@ -106,22 +112,27 @@ def read_jsonl_rows(
 
 def read_parquet(
     path: Path, columns: Columns, markup: str, skip_bad: Path | None
-) -> list[Document]:
+) -> Iterator[Document]:
     """Read a Parquet file, one row a document.
 
     Raises:
         DataError: not Parquet, or what `read_jsonl_rows` raises; lines are rows, counted from 1.
     """
+    return _from_records(_rows(path), path, columns, markup, BadLines(path, skip_bad))
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a Parquet file with their numbers."""
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
-            records = [(number, _plain(row)) for number, row in enumerate(rows, start=1)]
+            batches = file.iter_batches(batch_size=_BATCH_ROWS)
+            rows = (row for batch in batches for row in batch.to_pylist())
+            yield from ((number, _plain(row)) for number, row in enumerate(rows, start=1))
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a Parquet file that can be read: {error}") from error
-    return _from_records(records, path, columns, markup, BadLines(path, skip_bad))
 
 
 def _plain(value: Any) -> Any:
@@ -136,24 +147,26 @@ def _plain(value: Any) -> Any:
 
 
 def _from_records(
-    records: list[tuple[int, dict[str, Any]]],
+    records: Iterator[tuple[int, dict[str, Any]]],
     path: Path,
     columns: Columns,
     markup: str,
     bad: BadLines,
-) -> list[Document]:
-    names = list(dict.fromkeys(name for _, record in records for name in record))
-    found = find_columns(names, columns, str(path)) if records else {}
-    documents = []
-    for line, record in records:
+) -> Iterator[Document]:
+    """Read records; a name that none of the first hundred has is no column."""
+    head = list(islice(records, _HEAD))
+    names = list(dict.fromkeys(name for _, record in head for name in record))
+    found = find_columns(names, columns, str(path)) if head else {}
+    for line, record in chain(head, records):
         try:
             if not isinstance(record.get(found["text"]), str):
                 raise ValueError(f"{found['text']}: a string was expected")
-            documents.append(_document(record, found, f"{path}:{line}", markup))
+            document = _document(record, found, f"{path}:{line}", markup)
         except ValueError as error:
             bad.add(line, str(error), json.dumps(record, ensure_ascii=False)[:1000])
+        else:
+            yield document
     bad.finish()
-    return documents
 
 
 def find_columns(names: list[str], columns: Columns, where: str) -> dict[str, str]:

@@ -5,11 +5,15 @@ A `Document` is a text as a source has it; a `Passage` is a piece of text that c
 `ragkit.data.files`'s business.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ragkit.data.strings import Strings
 from ragkit.errors import DataError
+
+_PLACE = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +191,33 @@ def unique_passages(passages: Iterable[tuple[str, Passage]]) -> dict[str, Passag
     return {key: passage for key, (_, passage) in kept.items()}
 
 
+def distinct_passages(passages: Iterable[tuple[str, Passage]]) -> Iterator[Passage]:
+    """Yield passages as they come, the same passage once; keeps hashes of them, not their texts.
+
+    passages: (where it was read, passage)
+    Raises:
+        DataError: an id that two different texts share.
+    """
+    places = Strings()
+    last = ""
+    seen: dict[int, int] = {}  # an id's hash -> its text's hash and its place
+    for where, passage in passages:
+        if where != last or not places:
+            places.append(where)
+            last = where
+        key, text = _hash(passage.id), _hash(passage.rendered)
+        first = seen.get(key)
+        if first is None:
+            seen[key] = text << 64 | len(places) - 1
+            yield passage
+        elif first >> 64 != text:
+            raise DataError(
+                f"{where}: id: {passage.id!r} is already the id of another text "
+                f"({places[first & _PLACE]}; here: {_short(passage.rendered)!r}); "
+                "ids must be unique in a corpus"
+            )
+
+
 def qrels_of(examples: Sequence[Example]) -> dict[str, dict[str, int]]:
     """Return the relevance judgements that the examples' positives make."""
     return {e.id: dict.fromkeys(e.positive_ids, 1) for e in examples if e.positive_ids}
@@ -264,6 +295,12 @@ def _turn(turn: object) -> Turn:
 
 def _without_empty(**fields: Any) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value not in ("", [], {})}
+
+
+def _hash(text: str) -> int:
+    """Return 64 bits, the same in every process."""
+    raw = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little")
 
 
 def _short(text: str, limit: int = 60) -> str:

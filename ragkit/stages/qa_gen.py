@@ -82,7 +82,7 @@ class Config(DocumentSource):
 
 def run(config: Config, run: Run) -> None:
     """Ask the teacher, filter, split; write corpus.jsonl, the splits and the data card."""
-    passages = cut(read_source(config, run), config.chunk)
+    passages = {p.id: p for p in cut(read_source(config, run), config.chunk)}
     write_passages(run / "corpus.jsonl", passages.values())
     split_of = split_documents(
         {p.source: None for p in passages.values()},

@@ -26,7 +26,7 @@ def read(data: str | bytes, name: str = "x.csv", **more: object) -> list[Documen
     path = Path(name)
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
     columns = more.pop("columns", Columns())
-    return read_documents(path, columns, **more)  # type: ignore[arg-type]
+    return list(read_documents(path, columns, **more))  # type: ignore[arg-type]
 
 
 def refused(data: str | bytes, name: str = "x.csv", **more: object) -> str:
@@ -135,6 +135,31 @@ class TestCsv:
         assert len(found[1]["text"]) <= 1000
         assert log_lines[-1] == f"x.csv: 2 bad lines set aside in {aside}"
 
+    def test_rows_are_given_before_the_file_was_read_to_its_end(self) -> None:
+        path = Path("x.csv")
+        path.write_text("id,text\n1,a\n2\n3,c\n")
+        documents = read_documents(path, Columns())
+        assert [next(documents).id, next(documents).id] == ["1", "3"]
+        with pytest.raises(DataError, match=r"^x\.csv:3: 1 cells where the header has 2$"):
+            next(documents)
+
+    def test_a_cell_without_end_is_told_before_it_fills_the_memory(self) -> None:
+        assert refused('id,text\n1,"' + "x y\n" * 4_500_000) == (
+            "x.csv:2: not CSV: field larger than field limit (16777216) (an unclosed quote?)"
+        )
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "shift_jis"])
+    def test_a_byte_far_below_that_is_not_of_the_encoding_is_told_with_its_line(
+        self, encoding: str
+    ) -> None:
+        rows = "".join(f"{i},ポンプ {i}\n" for i in range(20_000)).encode(encoding)
+        message = refused(b"id,text\n" + rows + b"x,\xff\n" + rows, encoding=encoding)
+        assert message.startswith(f"x.csv:20002: byte 0xff is not {encoding.upper()}; save")
+
+    def test_a_file_that_ends_inside_a_character_is_told_with_its_line(self) -> None:
+        message = refused("id,text\n1,a\n2,ü".encode()[:-1])
+        assert message.startswith("x.csv:3: byte 0xc3 is not UTF-8;")
+
     def test_two_columns_of_one_name_are_told(self) -> None:
         assert refused("id,text,text\n1,a,b\n").startswith("x.csv:1: two columns")
 
@@ -163,6 +188,11 @@ class TestJsonl:
         text = '{"id": "a", "text": "x"}\n{"id": "b", "text": "y", "title": "T"}\n'
         assert [d.title for d in read(text, "x.jsonl")] == ["", "T"]
 
+    def test_a_name_that_only_records_below_the_hundredth_have_is_meta(self) -> None:
+        text = '{"text": "x"}\n' * 100 + '{"text": "y", "title": "T"}\n'
+        found = read(text, "x.jsonl")
+        assert [(d.title, d.meta) for d in found[99:]] == [("", {}), ("", {"title": "T"})]
+
     def test_an_id_with_white_space_is_told_with_its_line(self) -> None:
         assert refused('{"id": "a b", "text": "x"}\n', "x.jsonl") == (
             "x.jsonl:1: id: 'a b' has white space in it"
@@ -187,7 +217,7 @@ class TestFolders:
         (folder / "docs" / "deep" / "a.MD").write_text("# A\ntext")
         (folder / "docs" / "photo.png").write_bytes(b"\x89PNG")
         (folder / "docs" / "empty.txt").write_text(" \n")
-        found = read_documents(Path("docs"), Columns())
+        found = list(read_documents(Path("docs"), Columns()))
         assert [(d.doc_id, d.title, d.markup) for d in found] == [
             ("b.txt", "b", "plain"),
             ("deep/a.MD", "a", "markdown"),
@@ -198,7 +228,7 @@ class TestFolders:
     def test_a_folder_with_nothing_to_read_is_told(self, folder: Path) -> None:
         (folder / "docs").mkdir()
         with pytest.raises(DataError, match=r"^docs: no file that can be read \(\.csv"):
-            read_documents(Path("docs"), Columns())
+            list(read_documents(Path("docs"), Columns()))
 
     def test_a_kind_of_file_that_is_not_known_is_told_with_those_that_are(self) -> None:
         message = refused("x", "x.xlsx")
@@ -209,7 +239,7 @@ class TestFolders:
 
     def test_a_file_that_is_not_there_is_told(self) -> None:
         with pytest.raises(DataError, match=r"^none\.csv: No such file"):
-            read_documents(Path("none.csv"), Columns())
+            list(read_documents(Path("none.csv"), Columns()))
 
 
 def test_hidden_folders_and_run_directories_are_not_documents(tmp_path: Path) -> None:
@@ -218,7 +248,7 @@ def test_hidden_folders_and_run_directories_are_not_documents(tmp_path: Path) ->
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / name).write_text("not a page")
     (tmp_path / "runs" / "chunk-1" / "run.json").write_text("{}")
-    assert [d.text for d in read_documents(tmp_path, Columns())] == ["A page."]
+    assert [d.text for d in list(read_documents(tmp_path, Columns()))] == ["A page."]
 
 
 def test_a_folder_of_pages_gives_documents_that_know_markup_title_and_page(
@@ -228,7 +258,7 @@ def test_a_folder_of_pages_gives_documents_that_know_markup_title_and_page(
     (tmp_path / "b.rst").write_text("Relays\n======\n\nA relay.\n")
     docx(tmp_path / "c.docx", ("P", "A valve."))
     pdf(tmp_path / "d.pdf", ["A pump."], ["A gasket."])
-    found = read_documents(tmp_path, Columns())
+    found = list(read_documents(tmp_path, Columns()))
     assert [(d.doc_id, d.title, d.markup, d.text, d.meta) for d in found] == [
         ("a.html", "Fuses", "markdown", "## Slow\n\nA slow one.", {}),
         ("b.rst", "b", "rst", "Relays\n======\n\nA relay.\n", {}),
@@ -243,7 +273,7 @@ def test_a_pdf_without_text_is_told_and_what_it_needs(
 ) -> None:
     path = pdf(tmp_path / "scan.pdf", [], [])
     with pytest.raises(DataError, match=r"scan\.pdf: no text in it"):
-        read_documents(path, Columns())
+        list(read_documents(path, Columns()))
     assert log_lines == [f"{path}: no text (scanned? it needs OCR first), left out"]
 
 
@@ -253,8 +283,8 @@ def test_a_broken_page_stops_a_folder_unless_bad_ones_are_skipped(tmp_path: Path
     (folder / "a.pdf").write_text("no")
     (folder / "b.txt").write_text("Text.")
     with pytest.raises(DataError, match=r"a\.pdf: not a PDF"):
-        read_documents(folder, Columns())
-    assert [d.text for d in read_documents(folder, Columns(), skip_bad=aside)] == ["Text."]
+        list(read_documents(folder, Columns()))
+    assert [d.text for d in list(read_documents(folder, Columns(), skip_bad=aside))] == ["Text."]
     [record] = read_jsonl(aside)
     assert record["file"] == str(folder / "a.pdf")
     assert "not a PDF" in record["reason"]
@@ -263,15 +293,15 @@ def test_a_broken_page_stops_a_folder_unless_bad_ones_are_skipped(tmp_path: Path
 def test_texts_of_a_table_are_read_in_the_markup_that_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text("title,text\nT,<h2>Slow</h2><p>A <i>fuse</i>.</p>\n")
-    [plain] = read_documents(path, Columns())
+    [plain] = list(read_documents(path, Columns()))
     assert (plain.text, plain.markup) == ("<h2>Slow</h2><p>A <i>fuse</i>.</p>", "plain")
-    [page] = read_documents(path, Columns(), markup="html")
+    [page] = list(read_documents(path, Columns(), markup="html"))
     assert (page.text, page.markup) == ("## Slow\n\nA *fuse*.", "markdown")
-    [page] = read_documents(path, Columns(), markup="rst")
+    [page] = list(read_documents(path, Columns(), markup="rst"))
     assert page.markup == "rst"
     path.write_text("title,text\nT,<script>x</script>\n")
     with pytest.raises(DataError, match=r"x\.csv:2: text: empty"):
-        read_documents(path, Columns(), markup="html")
+        list(read_documents(path, Columns(), markup="html"))
 
 
 @pytest.mark.usefixtures("folder")
@@ -279,7 +309,7 @@ class TestParquet:
     def test_rows_are_read_like_those_of_other_tables(self) -> None:
         table = pyarrow.table({"Title": ["T", None], "body": ["x", "y"], "n": [1, 2]})
         pyarrow.parquet.write_table(table, "x.parquet")
-        assert read_documents(Path("x.parquet"), Columns()) == [
+        assert list(read_documents(Path("x.parquet"), Columns())) == [
             Document("x", "T", where="x.parquet:1", meta={"n": 1}),
             Document("y", where="x.parquet:2", meta={"n": 2}),
         ]
@@ -288,7 +318,7 @@ class TestParquet:
         table = pyarrow.table({"text": ["x", "", None], "id": ["a", "b", "c"]})
         pyarrow.parquet.write_table(table, "x.parquet")
         with pytest.raises(DataError) as caught:
-            read_documents(Path("x.parquet"), Columns())
+            list(read_documents(Path("x.parquet"), Columns()))
         assert str(caught.value).splitlines() == [
             "x.parquet:2: text: empty",
             "x.parquet:3: text: a string was expected",
@@ -297,8 +327,16 @@ class TestParquet:
     def test_values_that_json_does_not_have_are_told_as_text_or_left_out(self) -> None:
         row = {"text": "x", "day": date(2026, 1, 2), "raw": b"z", "n": float("nan"), "l": [1.5]}
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), "x.parquet")
-        [document] = read_documents(Path("x.parquet"), Columns())
+        [document] = list(read_documents(Path("x.parquet"), Columns()))
         assert document.meta == {"day": "2026-01-02", "l": [1.5]}
+
+    def test_more_rows_than_are_read_at_once_keep_their_order_and_numbers(self) -> None:
+        table = pyarrow.table({"text": [f"t{i}" for i in range(1000)]})
+        pyarrow.parquet.write_table(table, "x.parquet")
+        found = list(read_documents(Path("x.parquet"), Columns()))
+        assert [(d.text, d.where) for d in found] == [
+            (f"t{i}", f"x.parquet:{i + 1}") for i in range(1000)
+        ]
 
     def test_what_is_no_parquet_file_is_told(self) -> None:
         assert refused("no", "x.parquet").startswith("x.parquet: not a Parquet file")

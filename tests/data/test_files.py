@@ -75,6 +75,17 @@ def test_passages_and_examples_written_are_read_the_same(tmp_path: Path) -> None
     assert files.read_examples(tmp_path / "train.jsonl", corpus) == examples
 
 
+def test_passages_are_read_one_at_a_time_and_malformed_lines_told_at_the_end(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "passages.jsonl"
+    path.write_text(GOOD + "{oh\n" + GOOD.replace("a", "b"))
+    found = files.read_passages(path)
+    assert [next(found).id, next(found).id] == ["a", "b"]
+    with pytest.raises(DataError, match=r"passages\.jsonl:2: not JSON"):
+        next(found)
+
+
 def test_all_malformed_lines_are_told_at_once_with_their_numbers(tmp_path: Path) -> None:
     path = tmp_path / "corpus.jsonl"
     path.write_text(GOOD + "\n{not json}\n" + '{"id": "b"}\n' + '{"text": "x"}\n')

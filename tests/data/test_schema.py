@@ -8,6 +8,7 @@ from ragkit.data.schema import (
     Example,
     Passage,
     Turn,
+    distinct_passages,
     known_positives,
     parse_example,
     parse_passage,
@@ -128,6 +129,23 @@ def test_one_id_for_one_text_under_two_titles_is_refused() -> None:
 def test_the_same_passage_twice_is_kept_once_and_order_stays() -> None:
     found = unique_passages([(x, Passage(x, "Text.")) for x in ("b", "a", "b")])
     assert list(found) == ["b", "a"]
+
+
+def test_passages_that_stream_are_distinct_too() -> None:
+    found = distinct_passages((x, Passage(x, "Text.")) for x in ("b", "a", "b", "c"))
+    assert [p.id for p in found] == ["b", "a", "c"]
+
+
+def test_one_id_for_two_texts_that_stream_is_refused_with_both_places() -> None:
+    trio = [("x:1", Passage("o", "O.")), ("x:2", Passage("p", "One.")), ("x:9", Passage("p", "2."))]
+    with pytest.raises(DataError) as caught:
+        list(distinct_passages(trio))
+    assert str(caught.value) == (
+        "x:9: id: 'p' is already the id of another text (x:2; here: '2.'); "
+        "ids must be unique in a corpus"
+    )
+    with pytest.raises(DataError, match="'p' is already"):
+        list(distinct_passages([("", Passage("p", "One.", "T")), ("", Passage("p", "One."))]))
 
 
 def test_examples_without_positives_are_not_judged() -> None:
