@@ -1,8 +1,8 @@
 """Cutting documents into passages of at most so many tokens.
 
-Headings, paragraphs, lists, code blocks and sentences are respected by the splitter of the package
-semantic-text-splitter; this module adds the heading path as the title, offsets and stable ids.
-The tokenizer is the caller's choice.
+Paragraphs, lists, code blocks and sentences are respected by `ragkit.data.splitting`; this module
+cuts at headings and adds their path as the title, offsets and stable ids. The tokenizer is the
+caller's choice.
 """
 
 import re
@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
-from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
 
 from ragkit.data.files import sha256_text
 from ragkit.data.schema import Document, Passage
+from ragkit.data.splitting import Splitter
 
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t]*#*[ \t\r]*$", re.MULTILINE)
 _FENCE = re.compile(
@@ -23,7 +23,7 @@ _FENCE = re.compile(
 )
 _RST_TITLE = re.compile(
     r"^(?:(?P<over>([!-/:-@\[-`{-~])\2{2,})[ \t]*\n(?=.*\n(?P=over)[ \t]*$)[ \t]*|(?=\S))"
-    r"(?P<title>.*\w.*)\n(?P<under>([!-/:-@\[-`{-~])\5{2,})[ \t\r]*$",
+    r"(?P<title>(?=.*\w).*)\n(?P<under>([!-/:-@\[-`{-~])\5{2,})[ \t\r]*$",
     re.MULTILINE,
 )
 _SMALLEST_ROOM = 16  # tokens left for the text when a title is very long
@@ -33,10 +33,9 @@ class Chunker:
     """Cuts documents into passages of at most `max_tokens` tokens, the title included."""
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int, overlap: int = 0) -> None:
-        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
+        self.splitter = Splitter(tokenizer)
         self.max_tokens, self.overlap = max_tokens, overlap
+        self.added = self.splitter.count("", special_tokens=True)
 
     def passages(self, document: Document) -> Iterator[Passage]:
         """Yield the passages of a document; one that is short enough stays whole.
@@ -50,23 +49,12 @@ class Chunker:
                 whole = chunk == document.text
                 yield make_passage(document, heading, chunk, begin, whole)
 
-    def _split(self, heading: str, text: str, markup: str) -> list[tuple[int, str]]:
-        added = self._count("")  # special tokens, which the splitter does not count
-        above = self._count(f"{heading}\n") - added if heading else 0
-        room = self.max_tokens - above - added
-        if self._count(text) - added <= room:
-            return [(0, text)]
+    def _split(self, heading: str, text: str, markup: str) -> Iterator[tuple[int, str]]:
+        above = self.splitter.count(f"{heading}\n") if heading else 0
+        room = max(self.max_tokens - above - self.added, _SMALLEST_ROOM)
         # reST's paragraphs, lists and indented blocks are those of Markdown
-        kind = TextSplitter if markup == "plain" else MarkdownSplitter
-        splitter = kind.from_huggingface_tokenizer(
-            self.tokenizer,
-            max(room, _SMALLEST_ROOM),
-            overlap=min(self.overlap, max(room, _SMALLEST_ROOM) - 1),
-        )
-        return list(splitter.chunk_indices(text))
-
-    def _count(self, text: str) -> int:
-        return len(self.tokenizer.encode(text, add_special_tokens=True).ids)
+        markdown = markup != "plain"
+        return self.splitter.split(text, room, min(self.overlap, room - 1), markdown)
 
 
 def make_passage(
@@ -119,9 +107,12 @@ def _no_headings(_: str) -> Iterator[_Heading]:
 
 
 def _markdown_headings(text: str) -> Iterator[_Heading]:
-    fences = [m.span() for m in _FENCE.finditer(text)]
+    fences = _FENCE.finditer(text)
+    fence = next(fences, None)
     for m in _HEADING.finditer(text):
-        if not any(a <= m.start() < b for a, b in fences):
+        while fence and fence.end() <= m.start():
+            fence = next(fences, None)
+        if not fence or m.start() < fence.start():
             yield _Heading(m.start(), m.end(), len(m[1]), m[2])
 
 
