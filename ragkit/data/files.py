@@ -1,5 +1,7 @@
 """Reading and writing ragkit's own files: JSONL of passages and examples, JSON, TREC, all UTF-8.
 
+A `.zst` at the end of a JSONL's name is undone while reading.
+
 Files appear whole or not at all: they are written to a temporary name beside and renamed. Malformed
 lines are reported with file and line, all of them at once, or set aside in a file of their own.
 Foreign formats are not this module's business.
@@ -8,6 +10,7 @@ Foreign formats are not this module's business.
 import codecs
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from ragkit.data.compressed import Decompressed
 from ragkit.data.schema import Example, Passage, parse_example, parse_passage, unique_passages
 from ragkit.errors import DataError, RunError
 from ragkit.log import logger
@@ -60,16 +64,18 @@ def write_json(path: Path, value: object) -> None:
         f.write("\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, encoding: str = "utf-8") -> Any:
     """Read one JSON value.
 
     Raises:
-        DataError: no such file, or not JSON.
+        DataError: no such file, not JSON, or what JSON could not hold again.
     """
     try:
-        return json.loads(read_text(path))
+        return parse_json(read_text(path, encoding))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
@@ -154,15 +160,15 @@ class BadLines:
 
     def __init__(self, path: Path, skip_bad: Path | None) -> None:
         self.path, self.skip_bad = path, skip_bad
-        self.found: list[tuple[int, str, str]] = []
+        self.found: list[tuple[int | str, str, str]] = []
 
-    def add(self, line: int, reason: str, text: str) -> None:
-        """Note a line (counted from 1), why it is bad, and its text."""
+    def add(self, line: int | str, reason: str, text: str) -> None:
+        """Note a line (counted from 1; or a place in a JSON value), why it is bad, and its text."""
         self.found.append((line, reason, text))
 
     def finish(self) -> None:
         """Raise a DataError that names the first ten, or write all to the `skip_bad` file."""
-        self.found.sort(key=lambda line: line[0])
+        self.found.sort(key=lambda found: found[0] if isinstance(found[0], int) else 0)
         if self.found and self.skip_bad is None:
             shown = [
                 f"{self.path}:{line}: {reason}" for line, reason, _ in self.found[:_SHOWN_ERRORS]
@@ -200,12 +206,12 @@ def parse_jsonl(
     """
     check_encoding(encoding)
     found = bad or BadLines(path, None)
-    for number, raw in enumerate(_lines(path), start=1):
+    for number, raw in enumerate(raw_lines(path), start=1):
         try:
             line = raw.decode("utf-8-sig" if encoding == "utf-8" and number == 1 else encoding)
             if not line.strip():
                 continue
-            value = parse(_loads(line))
+            value = parse(parse_json(line))
         except ValueError as error:
             found.add(number, _reason(error, encoding), raw.decode(encoding, "replace"))
         else:
@@ -247,6 +253,19 @@ def text_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
     except UnicodeDecodeError as error:
         line = _undecodable_line(path, encoding)
         raise _undecodable(path, line, error, encoding) from error
+
+
+def raw_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, undoing the compression of a `.zst`.
+
+    Raises:
+        DataError: no such file, or a `.zst` that is none or ends too early.
+    """
+    try:
+        with path.open("rb") as f:
+            yield from io.BufferedReader(Decompressed(f, path)) if path.suffix == ".zst" else f
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
 
 
 def check_encoding(encoding: str) -> None:
@@ -324,8 +343,12 @@ def _reason(error: ValueError, encoding: str) -> str:
     return str(error)
 
 
-def _loads(line: str) -> object:
-    """Parse a line of JSON; refuse what could be read but not written again."""
+def parse_json(line: str) -> object:
+    """Parse a JSON text; refuse what could be read but not written again.
+
+    Raises:
+        ValueError: not JSON, or NaN, or half a character.
+    """
     record = json.loads(line, parse_constant=_no_constant)
     if _SURROGATE.search(line):
         try:
@@ -343,14 +366,6 @@ def _as_object(record: object) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError("a JSON object was expected")
     return record
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as f:
-            yield from f
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from error
 
 
 def _check_ids(example: Example, corpus: Mapping[str, Passage]) -> None:

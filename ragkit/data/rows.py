@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ragkit.config.blocks import Columns
 from ragkit.data.files import BadLines, parse_jsonl, text_lines
@@ -18,6 +18,9 @@ from ragkit.data.pages import html_page
 from ragkit.data.schema import Document
 from ragkit.errors import DataError
 from ragkit.log import logger
+
+if TYPE_CHECKING:
+    import _csv
 
 USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "text": ("text", "passage", "content", "body", "abstract", "contents"),
@@ -41,6 +44,62 @@ def read_csv(
     skip_bad: Path | None,
 ) -> Iterator[Document]:
     """Read a CSV or TSV file; the delimiter is the header's most frequent of comma, ; and tab."""
+    rows, header = _open_csv(path, encoding, max_cell_chars)
+    found = find_columns(header, columns, f"{path}:1")
+    bad, filled = BadLines(path, skip_bad), False
+    for line, record in _csv_records(path, rows, header, max_cell_chars, bad):
+        try:
+            document = _document(record, found, f"{path}:{line}", markup)
+        except ValueError as error:
+            bad.add(line, str(error), json.dumps(record, ensure_ascii=False)[:1000])
+        else:
+            filled = True
+            yield document
+    bad.finish()
+    if not filled:
+        raise DataError(f"{path}: a header and no rows")
+
+
+def read_records(
+    path: Path, encoding: str, max_cell_chars: int, bad: BadLines
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a CSV, TSV, JSONL or Parquet file with their lines.
+
+    bad: collects malformed rows, and the caller finishes it
+    """
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        rows, header = _open_csv(path, encoding, max_cell_chars)
+        return _csv_records(path, rows, header, max_cell_chars, bad)
+    return _rows(path) if suffix == ".parquet" else parse_jsonl(path, _as_object, bad, encoding)
+
+
+def _csv_records(
+    path: Path, rows: "_csv.Reader", header: list[str], max_cell_chars: int, bad: BadLines
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows below the header, (line, cells by column)."""
+    start = rows.line_num + 1
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(f"{path}:{start}: not CSV: {error} (an unclosed quote?)") from error
+        if any(cell.strip() for cell in row):
+            try:
+                _check_row(row, header, max_cell_chars)
+            except ValueError as error:
+                bad.add(start, str(error), json.dumps(row, ensure_ascii=False)[:1000])
+            else:
+                yield start, dict(zip(header, row, strict=True))
+        start = rows.line_num + 1
+
+
+def _open_csv(
+    path: Path, encoding: str, max_cell_chars: int
+) -> tuple["_csv.Reader", list[str]]:
+    """Return the rows of a CSV or TSV file, and the header, which they no longer have."""
     lines = text_lines(path, encoding)
     first = next(lines, "")
     if not first.strip() and not any(line.strip() for line in lines):
@@ -53,29 +112,7 @@ def read_csv(
         raise DataError(f"{path}:1: not CSV: {error} (an unclosed quote?)") from error
     if twice := [name for name in header if name and header.count(name) > 1]:
         raise DataError(f"{path}:1: two columns are called {twice[0]!r}")
-    found = find_columns(header, columns, f"{path}:1")
-    bad, start, filled = BadLines(path, skip_bad), rows.line_num + 1, False
-    while True:
-        try:
-            row = next(rows)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            raise DataError(f"{path}:{start}: not CSV: {error} (an unclosed quote?)") from error
-        if any(cell.strip() for cell in row):
-            try:
-                _check_row(row, header, max_cell_chars)
-                record = dict(zip(header, row, strict=True))
-                document = _document(record, found, f"{path}:{start}", markup)
-            except ValueError as error:
-                bad.add(start, str(error), json.dumps(row, ensure_ascii=False)[:1000])
-            else:
-                filled = True
-                yield document
-        start = rows.line_num + 1
-    bad.finish()
-    if not filled:
-        raise DataError(f"{path}: a header and no rows")
+    return rows, header
 
 
 def _check_row(row: list[str], header: list[str], max_cell_chars: int) -> None:
@@ -99,15 +136,15 @@ def read_jsonl_rows(
     path: Path, columns: Columns, encoding: str, markup: str, skip_bad: Path | None
 ) -> Iterator[Document]:
     """Read a JSONL file, one object a document."""
-
-    def as_object(record: object) -> dict[str, Any]:
-        if not isinstance(record, dict):
-            raise ValueError("a JSON object was expected")
-        return record
-
     bad = BadLines(path, skip_bad)
-    records = parse_jsonl(path, as_object, bad, encoding)
+    records = parse_jsonl(path, _as_object, bad, encoding)
     return _from_records(records, path, columns, markup, bad)
+
+
+def _as_object(record: object) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise ValueError("a JSON object was expected")
+    return record
 
 
 def read_parquet(
