@@ -111,6 +111,23 @@ class Columns(Block):
     doc_id: str | None = Field(None, description="the document a row belongs to; else its title")
 
 
+class QuestionColumns(Block):
+    """Names of the columns or fields of foreign questions; unset ones are looked for."""
+
+    question: str | None = Field(None, description="usual names: question, query, claim")
+    id: str | None = Field(None, description="a unique id; made from the row where there is none")
+    answers: str | None = Field(
+        None, description="one or a list; usual names: answers, answer, response, answer_span"
+    )
+    positive_ids: str | None = Field(
+        None,
+        description="ids of passages that answer; usual names: positive_ids, passage_ids, "
+        "passage_id, cited_doc_ids",
+    )
+    negative_ids: str | None = Field(None, description="ids of passages that do not")
+    history: str | None = Field(None, description="the turns before: a list of {role, content}")
+
+
 class Chunking(Block):
     """How long texts are cut into passages."""
 

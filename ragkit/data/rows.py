@@ -96,9 +96,7 @@ def _csv_records(
         start = rows.line_num + 1
 
 
-def _open_csv(
-    path: Path, encoding: str, max_cell_chars: int
-) -> tuple["_csv.Reader", list[str]]:
+def _open_csv(path: Path, encoding: str, max_cell_chars: int) -> tuple["_csv.Reader", list[str]]:
     """Return the rows of a CSV or TSV file, and the header, which they no longer have."""
     lines = text_lines(path, encoding)
     first = next(lines, "")

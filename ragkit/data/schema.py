@@ -237,7 +237,7 @@ def _object(record: object, keys: Sequence[str]) -> dict[str, Any]:
     if unknown := [key for key in record if key not in keys]:
         raise ValueError(
             f"{unknown[0]}: unknown field (known are {', '.join(keys)}; "
-            "put others under meta, or bring foreign files in through qa-gen's columns)"
+            "put others under meta, or bring foreign files in with ragkit import)"
         )
     return record
 
