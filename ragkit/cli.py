@@ -4,6 +4,7 @@ Nothing heavy is imported until a command runs. A RagkitError becomes one messag
 """
 
 import inspect
+import keyword
 import os
 import sys
 from collections.abc import Callable
@@ -78,7 +79,7 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
     kind = list[str] if stage.several else str
     argument = Annotated[kind | None, typer.Argument(metavar=stage.metavar)]  # type: ignore[valid-type]
     extra = {
-        name.removeprefix("--").replace("-", "_"): Annotated[
+        _parameter(name): Annotated[
             str | None, typer.Option(name, *_short(name), help=key, metavar="VALUE")
         ]
         for name, key in stage.options.items()
@@ -100,6 +101,12 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
     )
     command.__annotations__ = {n: a for n, (a, _) in parameters.items()}
     return command
+
+
+def _parameter(option: str) -> str:
+    """Return the name of the parameter that an option is: `--from` would be a keyword."""
+    name = option.removeprefix("--").replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name
 
 
 def _short(name: str) -> list[str]:
@@ -206,7 +213,7 @@ def _source(stage: Stage, given: dict[str, Any]) -> "Source":
     if given["input_"]:
         named.append(load.option(stage.argument, given["input_"], ""))
     for name, key in stage.options.items():
-        value = given[name.removeprefix("--").replace("-", "_")]
+        value = given[_parameter(name)]
         if value is not None:
             named.append(load.option(_meant(key, value, given), value, f"{name} {value}"))
     if given["skip_bad"]:

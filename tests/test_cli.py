@@ -293,3 +293,13 @@ def test_every_command_has_help_with_its_options(command: str, ragkit: Ragkit) -
     assert done.code == 0
     for name in [*STAGES[command].options, "--config", "--set", "--output", "--dry-run"]:
         assert name in done.out
+
+
+def test_an_option_whose_name_is_a_word_of_python_reaches_its_key(
+    folder: Path, ragkit: Ragkit
+) -> None:
+    done = ragkit("import", "passages.csv", "--from", "table", "-o", "out")
+    assert done.code == 0 and "corpus.jsonl: 2" in done.out
+    assert read_json(folder / "out" / "run.json")["config"]["format"] == "table"
+    failed = ragkit("import", "passages.csv", "--from", "excel")
+    assert failed.code == 1 and "--from excel" in failed.err and "localrqa" in failed.err

@@ -35,6 +35,7 @@ class Stage:
 
     argument: the config key that INPUT sets; several: INPUT may be given more than once
     options: further options, by name, and the config key that each sets
+    module: the file in this folder; unset: the name's own
     """
 
     name: str
@@ -43,11 +44,12 @@ class Stage:
     metavar: str
     options: Mapping[str, str]
     several: bool = False
+    module: str = ""
 
     def load(self) -> StageModule:
         """Import the stage's module."""
         module: StageModule = importlib.import_module(  # type: ignore[assignment]
-            f"ragkit.stages.{self.name.replace('-', '_')}"
+            f"ragkit.stages.{self.module or self.name.replace('-', '_')}"
         )
         return module
 
@@ -61,6 +63,14 @@ STAGES = {
         Stage(
             "qa-gen", "Generate questions and answers from passages or documents.",
             "input", "FILE|FOLDER", {"--teacher": "teacher.type", "--limit": "limit"},
+        ),
+        Stage(
+            "import", "Bring data of other tools into ragkit's files.", "input", "FILE|FOLDER",
+            {"--from": "format", "--corpus": "corpus"}, module="importing",
+        ),
+        Stage(
+            "export", "Write ragkit's data as files of other tools.", "input", "RUN|EXAMPLES",
+            {"--to": "format", "--corpus": "corpus"}, module="exporting",
         ),
         Stage(
             "mine-negatives", "Give training examples hard negatives.",

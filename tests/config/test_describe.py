@@ -31,6 +31,7 @@ def required(tmp_path: Path) -> dict[str, Any]:
         (tmp_path / name).touch()
     return {
         "input": str(tmp_path / "passages.csv"),
+        "format": "table",
         "examples": str(tmp_path / "train.jsonl"),
         "corpus": str(tmp_path / "corpus.jsonl"),
         "query": str(tmp_path / "train.jsonl"),
