@@ -1,9 +1,10 @@
-"""Near-duplicates among many texts, by MinHash signatures of 128 bytes; the texts are not kept.
+"""Near-duplicates among many texts, by MinHash signatures of 72 bytes; the texts are not kept.
 
-A signature holds 256 hashes of four bits (Broder, 1997; Li and König, 2010), of which each eight in
+A signature holds 288 hashes of two bits (Broder, 1997; Li and König, 2010), of which each twelve in
 a row are a band: texts that share a band are compared by the estimate of their Jaccard similarity,
-within 0.03. Two texts whose words with digits differ, such as the guides of two devices, are never
-near-duplicates. The exact similarity of two texts is `ragkit.data.nearduplicates`'s.
+whose standard deviation is 0.025. Two texts whose words with digits differ, such as the guides of
+two devices, are never near-duplicates. The exact similarity of two texts is
+`ragkit.data.nearduplicates`'s.
 """
 
 import hashlib
@@ -21,8 +22,9 @@ from ragkit.data.strings import Strings
 
 Signatures = NDArray[np.uint8]
 
-_HASHES = 256
-_BYTES = _HASHES // 2
+_HASHES = 288
+_BYTES = _HASHES // 4
+_BANDS = _BYTES // 3
 _ROWS = 1024  # shingles hashed at a time, one megabyte
 _PAIRS = 1 << 16  # compared at a time
 _NOT_INDEXED = 1024  # signatures that are compared one by one before they are sorted by bands
@@ -30,7 +32,7 @@ _PART = re.compile(rf"[^\W{UNSPACED}]+(?:[.,:/-][^\W{UNSPACED}]+)*")
 
 
 def signature(tokens: Sequence[str], n: int = 3) -> Signatures:
-    """Return the MinHash signature, (128,), of the set of runs of `n` tokens.
+    """Return the MinHash signature, (72,), of the set of runs of `n` tokens.
 
     A shorter text is one run, as in `nearduplicates.shingles`.
     """
@@ -39,18 +41,18 @@ def signature(tokens: Sequence[str], n: int = 3) -> Signatures:
     for start in range(0, len(hashes), _ROWS):
         permuted = hashes[start : start + _ROWS, None] * _FACTORS + _SUMMANDS
         np.minimum(least, permuted.min(axis=0), out=least)
-    nibbles = ((least * np.uint32(0x9E3779B1)) >> np.uint32(28)).astype(np.uint8)
-    return nibbles[::2] << np.uint8(4) | nibbles[1::2]
+    pairs = ((least * np.uint32(0x9E3779B1)) >> np.uint32(30)).astype(np.uint8).reshape(-1, 4)
+    packed: Signatures = np.bitwise_or.reduce(pairs << np.arange(0, 8, 2, dtype=np.uint8), axis=1)
+    return packed
 
 
 def similarity(a: Signatures, b: Signatures) -> NDArray[np.float64]:
-    """Return the estimated Jaccard similarities of signatures, (..., 128) and (..., 128)."""
+    """Return the estimated Jaccard similarities of signatures, (..., 72) and (..., 72)."""
     unequal = a.view(np.uint64) ^ b.view(np.uint64)
-    unequal |= unequal >> np.uint64(2)
     unequal |= unequal >> np.uint64(1)
-    count = np.bitwise_count(unequal & np.uint64(0x1111_1111_1111_1111)).sum(axis=-1)
-    # four bits of unequal hashes are equal once in sixteen
-    return np.asarray(1 - count / _HASHES * (16 / 15))
+    count = np.bitwise_count(unequal & np.uint64(0x5555_5555_5555_5555)).sum(axis=-1)
+    # two bits of unequal hashes are equal once in four
+    return np.asarray(1 - count / _HASHES * (4 / 3))
 
 
 def figures(text: str) -> frozenset[str]:
@@ -64,20 +66,21 @@ def group_near_duplicates(passages: Iterable[Passage], threshold: float = 0.8) -
 
     Near-duplicates have the same figures and texts whose runs of three words are, by estimate,
     common to a share of at least `threshold`. What is linked by others is one group. Reads the
-    passages once and keeps some 170 bytes of each.
+    passages once and keeps some 130 bytes of each.
     """
     ids, found = Strings(), _Store(3)
     for passage in passages:
         ids.append(passage.id)
         found.add(*found.look(passage.text, passage.rendered))
-    groups: dict[int, list[int]] = {}
-    for i, root in enumerate(_components(found.signatures, found.figures, threshold)):
-        groups.setdefault(root, []).append(i)
-    return [[ids[i] for i in group] for group in groups.values() if len(group) > 1]
+    roots = _components(found.signatures, found.figures, threshold)
+    groups: dict[int, list[str]] = {}
+    for i in np.flatnonzero(np.bincount(roots)[roots] > 1).tolist():
+        groups.setdefault(int(roots[i]), []).append(ids[i])
+    return list(groups.values())
 
 
 class NearDuplicates:
-    """Texts that are kept if no earlier one that was kept is nearly the same; 520 bytes of each.
+    """Texts that are kept if no earlier one that was kept is nearly the same; 280 bytes of each.
 
     threshold: share of common runs of words from which two texts are nearly the same
     shingle: words of a run; 1 or 2 for short texts
@@ -87,7 +90,7 @@ class NearDuplicates:
         self.threshold = threshold
         self._kept = _Store(shingle)
         self._indexed = 0
-        self._keys = np.empty(0, np.uint64)  # band and its value of the indexed, sorted
+        self._keys = np.empty(0, np.uint32)  # band and its value of the indexed, sorted
         self._owners = np.empty(0, np.uint32)
 
     def first_like(self, text: str) -> int | None:
@@ -112,7 +115,7 @@ class NearDuplicates:
         keys = _bands(self._kept.signatures).ravel()
         order = np.argsort(keys, kind="stable")
         self._indexed = len(self._kept)
-        self._keys, self._owners = keys[order], (order // (_BYTES // 4)).astype(np.uint32)
+        self._keys, self._owners = keys[order], (order // _BANDS).astype(np.uint32)
 
 
 class _Store:
@@ -127,7 +130,7 @@ class _Store:
 
     @property
     def signatures(self) -> Signatures:
-        """(N, 128)."""
+        """(N, 72)."""
         return np.frombuffer(self._signatures, np.uint8).reshape(-1, _BYTES)
 
     @property
@@ -173,33 +176,43 @@ def _run_hashes(tokens: Sequence[str], n: int) -> NDArray[np.uint32]:
     return (runs >> np.uint64(32)).astype(np.uint32)
 
 
-def _bands(signatures: Signatures) -> NDArray[np.uint64]:
-    """Return (..., 32) keys that are equal where a band is: its number and its four bytes."""
-    values = signatures.view(np.uint32).astype(np.uint64)
-    return values | np.arange(values.shape[-1], dtype=np.uint64) << np.uint64(32)
+def _bands(signatures: Signatures) -> NDArray[np.uint32]:
+    """Return (..., 24) keys that are equal where a band is, of its number and its three bytes."""
+    *shape, n_bytes = signatures.shape
+    parts = signatures.reshape(*shape, n_bytes // 3, 3).astype(np.uint32)
+    numbers = np.arange(n_bytes // 3, dtype=np.uint32)
+    return parts @ np.array([1, 1 << 8, 1 << 16], np.uint32) | numbers << np.uint32(24)
 
 
-def _components(signatures: Signatures, marks: NDArray[np.uint64], threshold: float) -> list[int]:
+def _components(
+    signatures: Signatures, marks: NDArray[np.uint64], threshold: float
+) -> NDArray[np.intp]:
     """Return the first text of the group of each text, which may be itself."""
     parent = np.arange(len(marks))
-    for band in range(_BYTES // 4):
-        values = signatures.view(np.uint32)[:, band].astype(np.uint64)
-        keys = _mixed(values ^ marks)
-        order = np.argsort(keys, kind="stable")
-        for left, right in _pairs(keys[order], order, parent):
+    for i in range(_BANDS):
+        mixed = marks ^ _bands(signatures[:, 3 * i : 3 * i + 3])[:, 0]
+        mixed *= np.uint64(0x9E3779B97F4A7C15)
+        mixed >>= np.uint64(32)
+        keys = mixed.astype(np.uint32)
+        del mixed
+        order = np.argsort(keys)
+        keys = keys[order]
+        shared = np.zeros(len(keys), bool)
+        shared[1:] = keys[1:] == keys[:-1]
+        shared[:-1] |= shared[1:]
+        for left, right in _pairs(keys[shared], order[shared], parent):
             near = marks[left] == marks[right]
             near[near] = similarity(signatures[left[near]], signatures[right[near]]) >= threshold
             _unite(parent, left[near], right[near])
-    roots: list[int] = _roots(parent, np.arange(len(parent))).tolist()
-    return roots
+    return _roots(parent, np.arange(len(parent)))
 
 
 def _pairs(
-    keys: NDArray[np.uint64], order: NDArray[np.intp], parent: NDArray[np.intp]
+    keys: NDArray[np.uint32], order: NDArray[np.intp], parent: NDArray[np.intp]
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Yield the pairs of texts with one key that are not in one group yet, by their distance.
 
-    keys: sorted; order: the text of each
+    keys: sorted, of two texts or more each; order: the text of each
     """
     first = np.flatnonzero(np.diff(keys, prepend=~keys[:1]))
     size = np.diff(first, append=len(keys))

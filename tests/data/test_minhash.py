@@ -43,7 +43,7 @@ def test_the_estimate_is_near_the_exact_similarity(tokens: list[str], cut: int, 
     other = tokens[cut:]
     exact = jaccard(shingles(" ".join(tokens), n), shingles(" ".join(other), n))
     estimate = float(similarity(signature(tokens, n), signature(other, n)))
-    assert estimate == pytest.approx(exact, abs=0.16)  # five standard deviations
+    assert estimate == pytest.approx(exact, abs=0.2)  # five standard deviations
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -56,7 +56,7 @@ def test_estimates_are_right_on_average_and_within_a_few_hundredths(n: int) -> N
         exact = jaccard(shingles(" ".join(text), n), shingles(" ".join(other), n))
         errors.append(float(similarity(signature(text, n), signature(other, n))) - exact)
     assert abs(np.mean(errors)) < 0.005
-    assert np.std(errors) < 0.035
+    assert np.std(errors) < 0.042  # at a third in common it is 0.039, elsewhere less
 
 
 def test_pairs_above_the_threshold_are_found_and_pairs_below_are_not() -> None:
