@@ -31,7 +31,8 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 
 _HEAD = 100  # records that are looked at for their names
-_BATCH_ROWS = 256
+_BATCH_ROWS = 256  # of a Parquet file, and the bytes of a column that are read at a time
+_BUFFER = 1 << 20
 _LONGEST_CELL = 1 << 24  # characters; what goes on beyond this and `max_cell_chars` is no cell
 
 
@@ -162,7 +163,8 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        # by default all of a row group is read before its first row
+        with pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
             batches = file.iter_batches(batch_size=_BATCH_ROWS)
             rows = (row for batch in batches for row in batch.to_pylist())
             yield from ((number, _plain(row)) for number, row in enumerate(rows, start=1))
