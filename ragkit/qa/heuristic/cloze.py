@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ragkit.qa.heuristic import page, wording
+from ragkit.qa.heuristic import page, topic, verbs, wording
 from ragkit.qa.heuristic import patterns as grammar
-from ragkit.qa.heuristic.page import Draft, Passage, Text
+from ragkit.qa.heuristic.markup import Text, offsets
+from ragkit.qa.heuristic.page import Draft, Passage
 from ragkit.qa.heuristic.patterns import Clause
 
 NUMBER = (
@@ -62,13 +63,23 @@ def adverbials(sentence: Text, found: Clause) -> Iterator[Draft]:
         if re.search(r"\b(?:because|which|that)\b", found.rest[: match.start()]):
             continue
         kept = found.rest[: match.start()]
+        modal = kept.split(" ", 1)[0] in verbs.BASES
+        if not (found.verb or modal or _PARTICIPLE.match(kept)):
+            continue
+        passive = found.auxiliary in ("is", "are", "was", "were") or kept.startswith("be ")
+        if wh == "Where" and not (found.subject == "I" or (passive and kept.count(" ") < 6)):
+            continue
+        if re.search(r" and \w+s\b", kept):
+            continue
+        if re.search(r"\b(?:either|both|it|and|or|than)$", kept) or grammar.ends_open(kept):
+            continue
         if wh == "How" and (match[1].startswith("by ") and not re.match(r"by \w+ing\b", match[1])):
-            if kept.count(" ") > 3:
+            if kept.count(" ") > 3 or found.verb:
                 continue
             wh, kept = "What", f"{kept} by"
         start = found.rest_start + match.start(1) + (3 if kept.endswith(" by") else 0)
         reply = sentence.cut(start, found.rest_start + len(found.rest))
-        span = page.span(reply.cut(0, boundary(reply.words)))
+        span = offsets(reply.cut(0, boundary(reply.words)))
         numeric = wh in ("How long", "How soon", "How often")
         yield Draft(
             wording.ended(found.ask(wh, kept)), *span, "number" if numeric else "cloze", 1.0
@@ -76,15 +87,41 @@ def adverbials(sentence: Text, found: Clause) -> Iterator[Draft]:
         return
 
 
-_PHRASAL_VERBS = frozenset(grammar.word_list("depend lead consist belong contribute apply"))
+_PARTICIPLE = re.compile(
+    r"(?:(?:not|also|only|be|been|\w+ly) )*\w+(?:ed|en|wn|ne|lt|nt|pt|de|ad|ut|et|ld|ng)\b|\w+$"
+)
+_PHRASAL_VERBS = frozenset(verbs.word_list("depend lead consist belong contribute apply"))
 _PHRASAL = re.compile(r"(?:on|to|in|of|from|with|for|by|as)\b ")
 _BOUNDARY = re.compile(
-    r"(?:, (?:which|and|but|while|where|so|with)|;| because| when| if| whereas"
-    r"| and (?:I|we|they|it|you)| and \w+ (?:was|were)|, \w+ (?:was|were|is|are)) "
+    r"(?:, (?:which|but|while|where|whereas|so|with|as|since|because|although|though|thus|e\.g\.|"
+    r"i\.e\.|not|then|rather|instead|even|making|allowing|using)|;|:| because| since| when| if|"
+    r" unless"
+    r"| whereas| – | — | --"
+    r"|,? (?:and|but|or) (?:I|we|they|it|you|this|that|these|there|thus|so|then|therefore|also|"
+    r"only|"
+    r"not|is|are|was|were|will|can|may|must|should|has|have|does|do|if|when)"
+    r"|,? and (?:the |an? |its |their )?(?:[\w-]+ ){1,3}?(?:is|are|was|were|will|can|may|must|"
+    r"should|has|"
+    r"have|does|do)|,? and \w+s (?:a|an|the|its|it)|, \w+ (?:was|were|is|are)) "
 )
 _PREDICATE = re.compile(
     r"(used|required|needed|designed|responsible|useful|suitable|optimized|available|based|"
     r"located|composed|associated|derived|intended) (to|for|on|of|with|from|in) "
+)
+_NO_PREDICATE = re.compile(
+    r"(?:via|through|using|like|if|because|[a-z]+ \w+ing|the|new|normal|fine|ok|nice|easy|hard|"
+    r"true|false|possible|clear|"
+    r"unclear|ambiguous|likely|"
+    r"unlikely|up to|part of|by|in|on|at|of|"
+    r"from|"
+    r"for|with|as|about)\b"
+)
+_PERSON = r"[A-Z][\w.]+(?: (?:[a-z]{2,3} )?[A-Z][\w.-]+){0,2}"
+_PERSONAL = re.compile(
+    r"(?:accept|propos|suggest|implement|design|point|report|approv|reject|creat|produc|develop|"
+    r"start|"
+    r"found|"
+    r"contribut|maintain|publish|review)ed$|^(?:wrote|led|gave|said|made|built|took|began)$"
 )
 _MODALS = frozenset(("can", "could", "will", "would", "may", "might", "must", "should"))
 _STRANDED = re.compile(
@@ -96,16 +133,16 @@ _STRANDED = re.compile(
 )
 _NOUN_AHEAD = re.compile(r"(?:an?|the|all|each|any|both|your)\b|[A-Z\d]|\w+s\b")
 _FAINT = frozenset(
-    grammar.word_list(
-        "play have take make get give let go keep hold show see work run set need tell"
-    )
+    verbs.word_list("play have take make get give let go keep hold show see work run set need tell")
 )
 
 
 def objects(sentence: Text, found: Clause, tail: str) -> Iterator[Draft]:
     """Ask for the object: "What does X support?", "What must X be?"."""
     rest = found.rest
-    if rest.count(" ") < 1 or rest.startswith("not "):
+    if rest.count(" ") < 1 or rest.startswith(("not ", "since ")):
+        return
+    if found.subject == "I" and found.auxiliary == "did":
         return
     end = boundary(rest)
     if found.verb and found.verb.split()[-1] not in _FAINT:
@@ -115,6 +152,11 @@ def objects(sentence: Text, found: Clause, tail: str) -> Iterator[Draft]:
             return
         if phrasal and found.verb not in _PHRASAL_VERBS:
             return
+        first = rest.split(" ", 1)[0]
+        if not phrasal and first in grammar.PREPOSITIONS:
+            return
+        if found.verb in ("help", "let") and first in verbs.BASES:
+            return
         if m := re.match(r"(?:you|users|us) to (?=\w)", rest):
             question = f"What {found.auxiliary} {found.subject} {found.verb} me to do?"
             skip, end = m.end(), max(end, m.end() + 1)
@@ -123,7 +165,7 @@ def objects(sentence: Text, found: Clause, tail: str) -> Iterator[Draft]:
         start = found.rest_start + skip
         yield Draft(
             wording.ended(question, tail),
-            *page.span(sentence.cut(start, found.rest_start + end)),
+            *offsets(sentence.cut(start, found.rest_start + end)),
             "cloze",
         )
     elif match := _PREDICATE.match(rest):
@@ -135,34 +177,40 @@ def objects(sentence: Text, found: Clause, tail: str) -> Iterator[Draft]:
         start = found.rest_start + (match.start(2) if match[2] == "to" else match.end())
         yield Draft(
             wording.ended(found.ask(wh, asked), tail),
-            *page.span(sentence.cut(start, found.rest_start + end)),
+            *offsets(sentence.cut(start, found.rest_start + end)),
             "cloze",
             0.5,
         )
     elif match := _STRANDED.match(rest):
+        if match[1].endswith(("expected to", "supposed to", "allowed to", "able to", "forced to")):
+            return
         if match[1].endswith(" to") and not _NOUN_AHEAD.match(rest, match.end()):
             return
         start = found.rest_start + match.end()
         yield Draft(
             wording.ended(found.ask("What", match[1]), tail),
-            *page.span(sentence.cut(start, found.rest_start + end)),
+            *offsets(sentence.cut(start, found.rest_start + end)),
             "cloze",
         )
     elif match := re.match(r"((?:\w+ly |also )?(\w+)) (?=(?:an?|the|your|all|\d)\b|\w+s\b)", rest):
         perfect = found.finite in ("has", "have", "had") and grammar.is_past(match[2])
-        modal = found.finite.lower() in _MODALS and match[2] in grammar.BASES
+        modal = found.finite.lower() in _MODALS and match[2] in verbs.BASES
         if (perfect or modal) and match[2] not in _FAINT:
             yield Draft(
                 wording.ended(found.ask("What", match[1]), tail),
-                *page.span(sentence.cut(found.rest_start + match.end(), found.rest_start + end)),
+                *offsets(sentence.cut(found.rest_start + match.end(), found.rest_start + end)),
                 "cloze",
             )
-    elif found.finite in ("must", "MUST", "should", "SHOULD") and re.match(
-        r"be (?!\w+(?:ed|en)\b|made|set|sent)", rest
+    elif (
+        found.finite in ("must", "should", "shall")
+        and rest.count(" ") > 1
+        and re.match(
+            r"be (?!\w+(?:ed|en)\b|made|set|sent|to|of|in|on|at|as|from|by|for|with|able)", rest
+        )
     ):
         yield Draft(
             wording.ended(f"What {found.auxiliary} {found.subject} be", tail),
-            *page.span(sentence.cut(found.rest_start + 3, found.rest_start + end)),
+            *offsets(sentence.cut(found.rest_start + 3, found.rest_start + end)),
             "cloze",
         )
 
@@ -179,31 +227,82 @@ def subjects(sentence: Text, found: Clause, tail: str) -> Iterator[Draft]:
     rest = found.rest[: boundary(found.rest)]
     if (
         found.verb in ("mean", "refer")
-        or re.match(r"(?:one|to|whether|that|no longer|not|be) ", rest)
-        or (found.finite in ("is", "was") and re.match(r"an? ", rest))
+        or re.match(r"(?:one|to|whether|that|how|what|where|when|why|no longer|not|be) ", rest)
+        or (found.finite in ("is", "was") and re.match(r"(?:\w+ly )?(?:an?|the|one of) ", rest))
+        or re.match(r"(?:\w+ly )?\w+ing\b", rest)
+        and found.finite in ("is", "was")
     ):
         return
     if plural or rest.count(" ") < 4 or re.match(r"(?:the|an?) \w+$|you\b", found.subject):
         return
-    question = wording.ended(f"What {found.finite} {rest}", tail)
-    yield Draft(question, *page.span(sentence.cut(0, found.subject_end)), "cloze", -1.0)
+    told = sentence.words[: found.subject_end]
+    if (
+        wording.is_unclear(told)
+        or grammar.has_past(told)
+        or not _is_telling(told)
+        or "," in rest[:30]
+    ):
+        return
+    being = found.finite in ("is", "was", "are", "were") or rest.startswith("been ")
+    if being and _NO_PREDICATE.match(rest.removeprefix("been ")):
+        return
+    done = f"{found.finite} {rest}".split(" ")[:3]
+    wh = "What"
+    if re.fullmatch(_PERSON, told) and any(_PERSONAL.search(word) for word in done):
+        wh = "Who"
+    question = wording.ended(f"{wh} {found.finite} {rest}", tail)
+    yield Draft(question, *offsets(sentence.cut(0, found.subject_end)), "cloze", -1.0)
+
+
+def _is_telling(subject: str) -> bool:
+    """Tell an answer worth giving, a name or more than one word, from "clients"."""
+    if re.match(
+        r"(?:\w+ing|every|each|any|all|no|no-one|much|both|people|many|some|other)\b", subject, re.I
+    ):
+        return False
+    named = re.search(r"[a-z][A-Z]|[_.()\d]|\b[A-Z]{2}", subject)
+    heading = re.match(
+        r"(?:The|An?) (?:(?:new|existing|current|proposed|first|second|simple|same|full|"
+        r"other) )?[\w-]+$",
+        subject,
+        re.IGNORECASE,
+    )
+    return bool(named) or (not heading and len(wording.content(subject)) > 1)
+
+
+_BLANK = re.compile(
+    rf"(?<=[a-z,] )(?:{NUMBER} (?!that|and|for|the|with|are|was|from)[a-z]{{3,}}(?= [a-z]|[.,])|"
+    rf"\d+(?:\.\d+)+|"
+    rf"[A-Z][\w-]+(?: [A-Z][\w-]+)*)"
+    r"(?=[ .,])"
+)
 
 
 def gaps(passage: Passage) -> Iterator[Draft]:
-    """Blank out a name, a number or the last words of a sentence: the last resort."""
+    """Blank out a name or a number that only this passage tells: the last resort."""
+    told = " ".join(passage.path).lower()
     for block in passage.blocks:
         if block.kind not in ("text", "item"):
             continue
         for sentence in page.sentences(block.text):
             words = sentence.words
-            if not 6 <= words.count(" ") + 1 <= 29 or not page.whole(words):
+            if not 8 <= words.count(" ") + 1 <= 29 or not page.whole(words):
                 continue
-            named = re.finditer(
-                rf"(?<=[a-z,] )(?:{NUMBER}(?: [a-z]+)?|[A-Z][\w-]+(?: [A-Z][\w-]+)*)(?=[ .,])",
-                words,
-            )
-            last = re.finditer(r"(?<=[a-z] )(?:[\w-]{4,} )?[\w-]{4,}(?=[.!]$)", words)
-            for match in [m for m in (*last, *named) if m.start() > 15][-1:]:
+            if wording.is_unclear(words.removeprefix("We ")) or len(wording.content(words)) < 5:
+                continue
+            if not grammar.clause(words) and passage.path:
+                continue
+            for match in [m for m in _BLANK.finditer(words) if m.start() > 15][-1:]:
+                blank = match[0].lower()
+                if blank in told or match[0].isupper() or passage.text.lower().count(blank) > 1:
+                    continue
+                if passage.path and not re.search(r"\d", match[0]):
+                    continue
+                if re.search(r"\b[A-Z]{3,}$", match[0]):
+                    continue
+                if "()" in words or words[0] in "\"“'":
+                    continue
                 question = f"Complete: {words[: match.start()]}____{words[match.end() :]}"
-                span = page.span(sentence.cut(match.start(), match.end()))
-                yield Draft(question, *span, "cloze", -2.0 - wording.is_unclear(words))
+                span = offsets(sentence.cut(match.start(), match.end()))
+                if not passage.path or topic.stands_alone(words, passage):
+                    yield Draft(question, *span, "cloze", -2.0)

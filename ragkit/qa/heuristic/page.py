@@ -10,20 +10,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ragkit.qa.heuristic import lines
+from ragkit.qa.heuristic.markup import Text, flatten
+
 MAX_CHARS = 20_000  # of a passage; what lies beyond is not read, so that time stays bounded
 
 QUESTION_START = re.compile(
     r"(?:How|What|What['’]s|Which|Who|Whose|When|Where|Why|Can|Could|Do|Does|Did|Is|Are|Was|Were|"
     r"Will|Would|Should|May|Must|Has|Have|Am)\b"
-)
-_MARKUP = re.compile(
-    r"(?P<code>`[^`\n]{1,120}`)"
-    r"|!?\[(?=[^\[\]]{1,200}\][(\[])|\](?:\([^)\s]{0,500}\)|\[[^\]\s]{0,80}\])"
-    r"|<!--.{0,500}?-->|</?[a-zA-Z][^<>\n]{0,200}>"
-    r"|\s?\[\d{1,3}(?:\s?[,–-]\s?\d{1,3}){0,12}\]|\s?\([^()]{0,120}et al[^()]{0,120}\)"
-    r"|(?<=\S)\*{1,3}|\*{1,3}(?=\S)|`+|(?<!\w)__?(?=[A-Za-z])|(?<=[a-z.])__?(?!\w)"
-    r"|(?P<space>\s+)|[\u200b-\u200f\u2060\ufeff]+",
-    re.DOTALL,
 )
 _SENTENCE_END = re.compile(r"[.!?][\"”’')\]]*\s+(?=[\"“'(\[]?[A-Z0-9])")
 _ABBREVIATED = re.compile(
@@ -31,32 +25,13 @@ _ABBREVIATED = re.compile(
     r"|\b[A-Z])\.$"
 )
 _OPENER = re.compile(r"(?:The|This|These|We|It|In|If|You|When|For|A|An|As|To|Our|There|They)\b")
-_LEFTOVER = re.compile(
-    r"\]\(|\]\[|</?[a-zA-Z][^<>]*>|\*\*|`{3}|\||^#|\n#|https?://\S*$|&[a-z]{2,6};|\{\{|(?<!\w)_\w+_(?!\w)"
-)
 _HEADING = re.compile(r"\s{0,3}#{1,6}\s+")
 _MARKER = re.compile(r"\s{0,12}(?:(?P<number>\(?\d{1,2}[.)]|Step \d{1,2}\s?[:.–-])|[-*+•●◦‣▪–])\s+")
 _CONTROL = re.compile(
-    r"(?:Select|Click|Tap|Go|Navigate|Enter|Choose|Press|Fill|Scroll|Open|Toggle|Log|Check|Visit|View|"
+    r"(?:Select|Click|Tap|Go|Navigate|Enter|Choose|Press|Fill|Scroll|Open|Toggle|Log|Check|Visit|"
+    r"View|"
     r"Head|Hit|Type|Follow|See|Note|Learn)\b"
 )
-_RULE = re.compile(r"\s*[-=~^_*#|:+ ]{3,}\s*$")
-_INLINE_BREAK = re.compile(r"[^\S\n]{2,}(?=[A-Z“])")
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Words without markup; `at[i]` is the offset in the passage of character i."""
-
-    words: str
-    at: tuple[int, ...]
-
-    def cut(self, start: int, end: int) -> Text:
-        """Return the words from start to end, outer blanks dropped."""
-        piece = self.words[start:end]
-        start += len(piece) - len(piece.lstrip())
-        end -= len(piece) - len(piece.rstrip())
-        return Text(self.words[start:end], self.at[start:end])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,32 +63,19 @@ class Passage:
     text: str
     blocks: list[Block]
     topic: str  # "in Native Histograms", "on the B200", "when creating a campaign" or ""
-    section: str
-    document: str
+    path: tuple[str, ...]  # of headings: the document's title first
     lowercase: frozenset[str]  # words seen without a capital
     names: frozenset[str]  # words seen with one inside a sentence
 
+    @property
+    def document(self) -> str:
+        """Its title, or ""."""
+        return self.path[0] if self.path else ""
 
-def flatten(raw: str, start: int, end: int) -> Text:
-    """Return raw[start:end] without markup, its blanks collapsed."""
-    words: list[str] = []
-    at: list[int] = []
-
-    def keep(i: int, j: int) -> None:
-        words.append(raw[i:j])
-        at.extend(range(i, j))
-
-    position = start
-    for match in _MARKUP.finditer(raw, start, end):
-        keep(position, match.start())
-        if match["code"]:
-            keep(match.start() + 1, match.end() - 1)
-        elif match["space"]:
-            words.append(" ")
-            at.append(match.start())
-        position = match.end()
-    keep(position, end)
-    return Text("".join(words), tuple(at)).cut(0, len(at))
+    @property
+    def section(self) -> str:
+        """The heading under which the passage stands; the document's title where there is none."""
+        return self.path[-1] if self.path else ""
 
 
 def sentences(text: Text) -> list[Text]:
@@ -133,71 +95,53 @@ def sentences(text: Text) -> list[Text]:
 
 def blocks(raw: str) -> list[Block]:
     """Read headings, paragraphs, items, steps and table rows; code is left out."""
-    found: list[tuple[Block, int]] = []
+    raw = raw[:MAX_CHARS]
+    found: list[tuple[Block, int, int]] = []  # and where its text begins and ends
     tail: Block | None = None
-    fenced, gap, spans = False, True, _lines(raw[:MAX_CHARS])
-    widest = max((end - start for start, end in spans), default=0)
-    for number, (start, end) in enumerate(spans):
-        line = raw[start:end]
-        following = raw[slice(*spans[number + 1])] if number + 1 < len(spans) else ""
-        if line.lstrip().startswith(("```", "~~~")):
-            fenced = not fenced
-        if fenced or not line.strip() or _RULE.match(line) or line.lstrip().startswith("```"):
-            gap = True
-            continue
-        if re.match(r" {4}|\t", line) and gap and not _MARKER.match(line):
-            continue
-        block = _block(raw, start, end, following, gap)
+    after_heading = False
+    spans = list(lines.prose(raw))
+    widest = max((len(line) for line in raw.split("\n")), default=0)
+    for start, end, gap in spans:
+        gap = gap or after_heading
+        following = raw[end + 1 : raw.find("\n", end + 1) if "\n" in raw[end + 1 :] else len(raw)]
+        block, begin = _block(raw, start, end, following, gap)
         if not block.text.words:
             continue
         if tail and not gap and _wrapped(found[-1][0], tail, block, raw, widest):
-            found[-1] = (found[-1][0], end)
+            found[-1] = (*found[-1][:2], end)
         else:
-            found.append((block, end))
-        tail, gap = block, block.kind == "heading"
+            found.append((block, begin, end))
+        tail, after_heading = block, block.kind == "heading"
     whole_blocks = [
         block
         if block.text.at[-1] + 1 >= end or block.kind in ("row", "heading")
-        else Block(block.kind, flatten(raw, block.text.at[0], end), (), block.gap)
-        for block, end in found
+        else Block(block.kind, flatten(raw, begin, end), (), block.gap)
+        for block, begin, end in found
     ]
     return _bare_headings([block for block in whole_blocks if block.text.words])
 
 
-def _lines(raw: str) -> list[tuple[int, int]]:
-    spans = []
-    start = 0
-    for line in raw.split("\n"):
-        end, begin = start + len(line), start
-        if "|" not in line:
-            for match in _INLINE_BREAK.finditer(raw, start, end):
-                if raw[begin : match.start()].strip():
-                    spans.append((begin, match.start()))
-                    begin = match.end()
-        spans.append((begin, end))
-        start = end + 1
-    return spans
-
-
-def _block(raw: str, start: int, end: int, following: str, gap: bool) -> Block:
+def _block(raw: str, start: int, end: int, following: str, gap: bool) -> tuple[Block, int]:
+    """Return the block that a line begins, and the offset at which its text does."""
     line = raw[start:end]
     if match := _HEADING.match(line):
-        return Block("heading", flatten(raw, start + match.end(), end), (), True)
+        return Block("heading", flatten(raw, start + match.end(), end), (), True), start
     if re.fullmatch(r"\s*([=\-~^])\1{2,}\s*", following) and len(following) > len(line) * 0.6:
-        return Block("heading", flatten(raw, start, end), (), True)
+        return Block("heading", flatten(raw, start, end), (), True), start
     if line.count("|") > 1 or ("|" in line and "|" in following):
         cells, position = [], start
         for part in line.split("|"):
             cells.append(flatten(raw, position, position + len(part)))
             position += len(part) + 1
         inner = cells[not cells[0].words : len(cells) - (not cells[-1].words)]
-        return Block("row", flatten(raw, start, end), tuple(inner), gap)
+        return Block("row", flatten(raw, start, end), tuple(inner), gap), start
     if match := _MARKER.match(line):
         kind = "step" if match["number"] else "item"
-        return Block(kind, flatten(raw, start + match.end(), end), (), gap)
+        begin = start + match.end()
+        return Block(kind, flatten(raw, begin, end), (), gap), begin
     if re.fullmatch(r"\s*\*\*[^*]{3,120}\*\*:?\s*", line):
-        return Block("heading", flatten(raw, start, end), (), True)
-    return Block("text", flatten(raw, start, end), (), gap)
+        return Block("heading", flatten(raw, start, end), (), True), start
+    return Block("text", flatten(raw, start, end), (), gap), start
 
 
 def _wrapped(last: Block, tail: Block, block: Block, raw: str, widest: int) -> bool:
@@ -250,24 +194,9 @@ def is_question(words: str) -> bool:
     )
 
 
-def has_markup(raw: str) -> bool:
-    """Tell whether a span of the raw text would show markup or half of it."""
-    return bool(
-        _LEFTOVER.search(raw)
-        or raw.count("[") != raw.count("]")
-        or raw.count("`") % 2
-        or len(re.findall(r"(?m)(?<!^)\*", raw)) % 2
-    )
-
-
-def span(text: Text) -> tuple[int, int]:
-    """Return start and end of the text in the passage."""
-    return (text.at[0], text.at[-1] + 1) if text.at else (0, 0)
-
-
 def whole(words: str) -> bool:
     """Tell whether the words are a complete sentence of prose."""
-    letters = sum(c.isalpha() or c == " " for c in words)
+    letters = sum(map(str.isalpha, words)) + words.count(" ")
     return (
         20 <= len(words) <= 500
         and (words[0].isupper() or words[0].isdigit() or words[0] in "\"“'(¿")

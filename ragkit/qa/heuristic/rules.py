@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ragkit.qa.heuristic import cloze, page, wording
+from ragkit.qa.heuristic import cloze, page, verbs, wording
 from ragkit.qa.heuristic import patterns as grammar
 from ragkit.qa.heuristic.cloze import ABOUT, AMOUNT, NUMBER, PERIOD
-from ragkit.qa.heuristic.page import Block, Draft, Passage, Text
+from ragkit.qa.heuristic.markup import Text, offsets
+from ragkit.qa.heuristic.page import Block, Draft, Passage
 from ragkit.qa.heuristic.patterns import Clause
 
 _PLURAL_NOUNS = re.compile(
@@ -17,11 +18,16 @@ _PLURAL_NOUNS = re.compile(
     r"(?:[\w-]+,? ){1,4}[\w-]+[^us]s(?=$| that | of | which | with )"
 )
 _REASON = re.compile(
-    r"(?:,? (?:simply|just|merely|only|partly|probably|mostly|mainly|largely|especially))?,? "
+    r"(?:,? (?:simply|just|merely|purely|solely|precisely|primarily|only|partly|probably|mostly|"
+    r"mainly|largely|especially))?,? "
     r"(because|so that|in order to) (?=\w)"
 )
 _INSTRUCTED = re.compile(
     r"(?:you (?:should|must|can|need to|have to|will need to)\b|please |simply )"
+)
+_NO_OUTCOME = re.compile(
+    r"(?:i\.e|e\.g|or|and|but|for example|such|you (?:want|know|may be|might be)|there is such|"
+    r"it[’']s easy|the (?:next )?(?:question|answer|problem)|this is|that is)\b"
 )
 _SMALL_WORDS = frozenset(("of", "and", "the", "to", "for"))
 _PAST_AUXILIARIES = frozenset(("did", "was", "were", "had"))
@@ -50,7 +56,13 @@ def from_term(block: Block, passage: Passage) -> Iterator[Draft]:
         return
     term = match[1].strip()
     if re.search(
-        r"\d$|^(?:Your |For example|Example|Step|Note|Update|Author|License|Keywords|Date)", term
+        r"\d$|^(?:Your |For example|Example|Step|Note|Update|Author|License|Keywords|Date)|"
+        r"\b(?:note|notice|issue|warning|breaking|"
+        r"caution|todo|pros|cons|problem|solution|rationale|complaint|question|answer|response|"
+        r"summary|results?|advantages?|disadvantages?|motivation|background|status|reason|idea|fix|"
+        r"changes?|changed|added|removed|fixed|deprecated|bug|feature|enhancement|bugfix|tl.dr)s?$",
+        term,
+        re.IGNORECASE,
     ):
         return
     end = page.sentences(block.text.cut(match.end(), len(words)))[0]
@@ -66,10 +78,17 @@ def from_term(block: Block, passage: Passage) -> Iterator[Draft]:
         or not (end.words[0].isupper() or re.match(r"(?:any|an?|the|all) ", end.words))
     ):
         return
+    noun = r"(?:An?|The|Any|All|One|Each|Every) |(?:[\w-]+ ){1,3}(?:that|which|of|used) "
+    if grammar.third_person(end.words.split(" ", 1)[0].lower()):
+        return
+    if not re.match(noun, end.words, re.I) or (
+        grammar.clause(end.words) and not re.match(r"An? ", end.words)
+    ):
+        return
     if grammar.imperative(end.words) or wording.is_unclear(term):
         return
     question = f"What {'are' if grammar.is_plural(term) else 'is'} {name}?"
-    yield Draft(wording.clear(question, term, passage), *page.span(end), "definition", -1.0)
+    yield Draft(question, *offsets(end), "definition", -1.0)
 
 
 def from_sentence(sentence: Text, passage: Passage) -> Iterator[Draft]:
@@ -82,20 +101,27 @@ def from_sentence(sentence: Text, passage: Passage) -> Iterator[Draft]:
         sentence = sentence.cut(label.end(), len(words))
     tail = ""
     if match := _FRONTED.match(sentence.words):
-        tail = f"{match[1][0].lower()}{match[1][1:]}"
+        said = re.match(
+            r"(?:On the (?:one|other) hand|On [a-z]+|In (?:theory|practice|general|total|short|"
+            r"principle|"
+            r"other "
+            r"words|some cases|many cases|nearly every case|\w+ cases?)|For (?:similar|"
+            r"\w+) reasons?|"
+            r"At the (?:time|moment|end)|For now|For one)$",
+            match[1],
+        )
+        tail = "" if said else f"{match[1][0].lower()}{match[1][1:]}"
         sentence = sentence.cut(match.end(), len(sentence.words))
     yield from _counts(sentence, tail)
     if found := grammar.clause(sentence.words):
         subject = wording.lowered(found.subject, passage)
         fixed = replace(found, subject=subject, rest=found.rest.rstrip(".!"))
-        for draft in _from_clause(sentence, fixed, tail):
-            question = wording.clear(draft.question, fixed.subject, passage)
-            yield replace(draft, question=question)
+        yield from _from_clause(sentence, fixed, tail)
         yield from cloze.subjects(sentence, fixed, tail)
 
 
 def _from_clause(sentence: Text, found: Clause, tail: str) -> Iterator[Draft]:
-    yield from _definitions(sentence, found)
+    yield from _definitions(sentence, found, tail)
     yield from _amounts(sentence, found, tail)
     yield from _reasons(sentence, found)
     yield from cloze.adverbials(sentence, found)
@@ -112,7 +138,7 @@ def _acronyms(sentence: Text) -> Iterator[Draft]:
             main = "".join(part[0][0] for part in parts if part[0] not in _SMALL_WORDS).lower()
             if len(parts) == size and short.lower() in (every, main):
                 end = sentence.cut(parts[0].start(), parts[-1].end())
-                yield Draft(f"What does {short} stand for?", *page.span(end), "definition", -2.0)
+                yield Draft(f"What does {short} stand for?", *offsets(end), "definition", -2.0)
                 break
 
 
@@ -127,8 +153,14 @@ def _conditions(sentence: Text, passage: Passage) -> Iterator[Draft]:
         answer, condition = words[start:], wording.as_asker(words[match.end() : end])
         opens = re.match(r"(you|we|it|they|the|your|this|an?|all|any|there|[A-Z]\w+)\b", answer)
         told = grammar.imperative(answer) or _INSTRUCTED.match(answer)
-        if re.match(r"\w+(?:ing|ed)\b", condition):
+        if re.match(
+            r"\w+(?:ing|ed)\b|(?:that|so|not|given|I know|possible|equal|greater|less|set|"
+            r"true|false|necessary|needed|desired)\b",
+            condition,
+        ):
             return
+        if _NO_OUTCOME.match(answer) or re.match(r"(?:[\w-]+,? ){1,3}(?:or|and) ", answer[:40]):
+            continue
         if (
             (opens or told or grammar.clause(answer))
             and condition.count(" ") >= 2
@@ -139,8 +171,8 @@ def _conditions(sentence: Text, passage: Passage) -> Iterator[Draft]:
             asked = "What should I do" if told else happens
             question = f"{asked} {match[1].lower()} {condition}?"
             yield Draft(
-                wording.clear(question, condition, passage),
-                *page.span(sentence.cut(start, len(words))),
+                question,
+                *offsets(sentence.cut(start, len(words))),
                 "condition",
                 0.5,
             )
@@ -149,7 +181,7 @@ def _conditions(sentence: Text, passage: Passage) -> Iterator[Draft]:
 
 def _purposes(sentence: Text, passage: Passage) -> Iterator[Draft]:
     match = re.match(r"(?:To|In order to) (\w+) ([^,]{4,100}), ", sentence.words)
-    if not match or match[1] not in grammar.BASES:
+    if not match or match[1] not in verbs.BASES:
         return
     answer = sentence.cut(match.end(), len(sentence.words))
     goal = wording.as_asker(f"{match[1]} {match[2]}")
@@ -158,14 +190,23 @@ def _purposes(sentence: Text, passage: Passage) -> Iterator[Draft]:
         r"(?:you may|you might|there|we['’]re|especially) ", answer.words
     ):
         return
-    if first in grammar.BASES or first in ("you", "simply", "just", "please", "go"):
+    if first in verbs.BASES or first in ("you", "simply", "just", "please", "go"):
         question = f"How do I {goal}?"
     elif re.match(r"we (?:recommend|suggest|advise)", answer.words):
         question = f"What should I do to {goal}?"
+    elif must := re.match(
+        r"((?:\w+ ){1,3})(must|should|can|needs? to|ha(?:s|ve) to) ", answer.words
+    ):
+        if wording.is_unclear(must[1]) or grammar.DETERMINERS.isdisjoint(must[1].lower().split()):
+            return
+        if must[2] not in ("must", "should", "can"):
+            return
+        question = f"What {must[2]} {must[1][0].lower()}{must[1][1:].rstrip()} do to {goal}?"
+    elif re.match(r"(?:[\w-]+ ){1,6}(?:was|were) \w+ed\b|we \w+ed ", answer.words):
+        question = f"What was done to {goal}?"
     else:
-        tense = "is" if re.search(r" (?:is|are|must) ", answer.words) else "was"
-        question = f"What {tense} done to {goal}?"
-    yield Draft(wording.clear(question, goal, passage), *page.span(answer), "procedure", -0.5)
+        return
+    yield Draft(question, *offsets(answer), "procedure", -0.5)
 
 
 def _counts(sentence: Text, tail: str) -> Iterator[Draft]:
@@ -184,17 +225,24 @@ def _counts(sentence: Text, tail: str) -> Iterator[Draft]:
             wh = f"What percentage{of}" if much else "How many"
             if much or not of:
                 question = wording.ended(f"{wh} {found.subject} {found.finite} {found.rest}", tail)
-                yield Draft(question, *page.span(sentence.cut(0, match.end(1))), "number")
+                yield Draft(question, *offsets(sentence.cut(0, match.end(1))), "number")
     if match := re.match(rf"There (are|were) ({AMOUNT}) ([a-z][\w -]+)", words):
-        span = page.span(sentence.cut(match.start(2), match.end(2)))
-        kind, _, rest = match[3].partition(" ")
-        yield Draft(
-            wording.ended(f"How many {kind} {match[1]} there {rest}", tail), *span, "number"
-        )
+        span = offsets(sentence.cut(match.start(2), match.end(2)))
+        kind, rest = _before_phrase(match[3])
+        yield Draft(wording.ended(f"How many {kind} {match[1]} there{rest}", tail), *span, "number")
 
 
-def _definitions(sentence: Text, found: Clause) -> Iterator[Draft]:
-    span = page.span(sentence.cut(found.rest_start, len(sentence.words.rstrip(".!"))))
+def _before_phrase(words: str) -> tuple[str, str]:
+    """Split "main layouts for arrays" before its first preposition or relative pronoun."""
+    found = re.search(r" (?:to|that|for|in|which|who|where|with|on|at|from)\b", words)
+    at = found.start() if found else len(words)
+    return words[:at], words[at:]
+
+
+def _definitions(sentence: Text, found: Clause, tail: str) -> Iterator[Draft]:
+    span = offsets(sentence.cut(found.rest_start, len(sentence.words.rstrip(".!"))))
+    if found.subject == "I":
+        return
     if found.finite in ("is", "are", "was", "were"):
         kinds = found.finite == "are" and _PLURAL_NOUNS.match(found.rest)
         indefinite = kinds or re.match(
@@ -204,10 +252,12 @@ def _definitions(sentence: Text, found: Clause) -> Iterator[Draft]:
             indefinite
             and found.rest.count(" ") >= 2
             and not re.search(r"^the same|^a \w+$", found.rest)
+            and not re.match(r"\w+ing\b", found.subject)
         ):
             known = 0.5 if not re.match(r"the\b", found.subject) else -1.5
             wh = "Who" if re.match(r"(?:Dr|Mr|Mrs|Ms|Prof)\b", found.subject) else "What"
-            yield Draft(f"{wh} {found.finite} {found.subject}?", *span, "definition", known)
+            question = wording.ended(f"{wh} {found.finite} {found.subject}", tail)
+            yield Draft(question, *span, "definition", known)
     elif found.finite in ("means", "mean") or (
         found.finite in ("refers", "refer") and found.rest.startswith("to ")
     ):
@@ -215,8 +265,8 @@ def _definitions(sentence: Text, found: Clause) -> Iterator[Draft]:
         skip = 3 if rest else 0
         start = found.rest_start + skip
         yield Draft(
-            wording.ended(found.ask("What", rest)),
-            *page.span(sentence.cut(start, len(sentence.words.rstrip(".!")))),
+            wording.ended(found.ask("What", rest), tail),
+            *offsets(sentence.cut(start, len(sentence.words.rstrip(".!")))),
             "definition",
         )
 
@@ -230,8 +280,8 @@ def _amounts(sentence: Text, found: Clause, tail: str) -> Iterator[Draft]:
         return
     start = found.rest_start + match.start(1)
     unit = match[2].strip()
-    whole = page.span(sentence.cut(start, found.rest_start + match.end()))
-    only = page.span(sentence.cut(start, found.rest_start + match.end(1)))
+    whole = offsets(sentence.cut(start, found.rest_start + match.end()))
+    only = offsets(sentence.cut(start, found.rest_start + match.end(1)))
     after = found.rest[match.end() :].strip()
     if after and not re.match(r"(?:of|for|per|in|to|from|on|at|by|with)\b", after):
         return
@@ -251,8 +301,9 @@ def _amounts(sentence: Text, found: Clause, tail: str) -> Iterator[Draft]:
 
 def _reasons(sentence: Text, found: Clause) -> Iterator[Draft]:
     match = _REASON.search(found.rest)
-    if match and match.start() >= 4:
+    before = found.rest[: match.start()] if match else ""
+    if match and match.start() >= 4 and not re.search(r"\b(?:that|which|when|if)\b", before):
         start = found.rest_start + match.start(1)
         question = found.ask("Why", found.rest[: match.start()])
-        span = page.span(sentence.cut(start, len(sentence.words.rstrip(".!"))))
+        span = offsets(sentence.cut(start, len(sentence.words.rstrip(".!"))))
         yield Draft(wording.ended(question), *span, "condition", 1.0)

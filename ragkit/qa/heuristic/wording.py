@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 from ragkit.qa.heuristic import patterns as grammar
+from ragkit.qa.heuristic import verbs
 from ragkit.qa.heuristic.page import Passage
 
 STOP = frozenset(
-    grammar.word_list(
+    verbs.word_list(
         """
     a an the of in on at to for from by with and or is are was were be been do does did what
     which who when where why how many much i my me it its that this as can will
@@ -16,23 +17,27 @@ STOP = frozenset(
     )
 )
 _ADJECTIVES = frozenset(
-    grammar.word_list(
+    verbs.word_list(
         """
     new good bad large small high low old early late full free other more less long short
-    first last next main key common human
+    first last next main key common human multiple single simple idle double static dynamic public
+    private default standard typical normal native second third fresh extra empty bare plain raw
     """
     )
 )
 GENERIC_HEADINGS = frozenset(
-    grammar.word_list(
+    verbs.word_list(
         """
     overview introduction summary example examples usage note notes background abstract
     conclusion conclusions discussion results methods details description general
     requirements limitations prerequisites installation configuration setup options
     parameters limits settings faq faqs features steps tips caveats references appendix
-    about motivation rationale benefits
+    about motivation rationale benefits glossary media roadmap integrations alerting contributing
+    instrumentation implementation proposal specification semantics syntax status background
+    copyright acknowledgements acknowledgments links footnotes alternatives performance discussions
     """
     )
+    + ["frequently asked questions", "reference implementation", "open issues", "rejected ideas"]
 )
 # A question that holds one of these cannot be understood without its passage.
 _UNCLEAR = re.compile(
@@ -43,11 +48,11 @@ _UNCLEAR = re.compile(
 )
 _YOU_AS_OBJECT = (
     r"\b(to|for|with|by|from|of|between|"
-    + "|".join(
-        sorted({*grammar.BASES, *grammar.THIRDS, *grammar.GERUNDS} - {"have", "can", "need"})
-    )
-    + r") you\b"
+    + "|".join(sorted({*verbs.BASES, *verbs.THIRDS, *verbs.GERUNDS} - {"have", "can", "need"}))
+    + r") you\b(?! (?:would|can|will|have|are|want|need|should|may|could|might|must|do|did|like)\b)"
 )
+_ENDING = re.compile(r"(?:ies|ing|ed|es|s|e|y)$")
+_WORD = re.compile(r"[\w-]+")
 _NAMELIKE = re.compile(r"(?:us|is|ss|[A-Z]|\d)$")
 
 
@@ -58,6 +63,8 @@ def is_unclear(words: str) -> bool:
 
 def as_asker(words: str) -> str:
     """Turn "your order" into "my order", as the person who asks would say it."""
+    if "you" not in words and "You" not in words:
+        return words
     for old, new in (
         (r"\b[Yy]ou(?: are|[’']re)\b", "I am"),
         (r"\byou were\b", "I was"),
@@ -69,6 +76,10 @@ def as_asker(words: str) -> str:
         (r"\byourself\b", "myself"),
         (r"\byours\b", "mine"),
         (_YOU_AS_OBJECT, r"\1 me"),
+        (
+            r"\b((?:will|can|to|would|should|may|might|must|could) (?!do\b|not\b)[a-z]+) you\b",
+            r"\1 me",
+        ),
         (r"\b[Yy]our\b", "my"),
         (r"\byou\b(?=$|[.,?])", "me"),
         (r"\b[Yy]ou\b", "I"),
@@ -85,12 +96,14 @@ def lowered(words: str, passage: Passage) -> str:
         return words
     if plain == "you":
         return f"I{blank}{rest}"
+    if plain in grammar.DETERMINERS:
+        return plain + blank + rest
     if first[1:] != plain[1:] or (rest and rest.istitle()):
         return words
     known = (
         plain in grammar.DETERMINERS or plain in passage.lowercase or plain in grammar.PREPOSITIONS
     )
-    common = plain in grammar.BASES or plain.endswith(
+    common = plain in verbs.BASES or plain.endswith(
         ("ing", "tion", "ed", "ive", "ble", "ous", "ful", "al", "ar", "ent", "ic", "ary", "seven")
     )
     plural = len(plain) > 4 and plain.endswith("s") and not _NAMELIKE.search(plain)
@@ -99,26 +112,15 @@ def lowered(words: str, passage: Passage) -> str:
     return words
 
 
-def clear(question: str, subject: str, passage: Passage) -> str:
-    """Add the document's topic where the subject would be unclear standing alone."""
-    words = subject.lower().split()
-    vague = (
-        subject.lower() in GENERIC_HEADINGS
-        or (words[:1] == ["the"] and len(words) <= 3)
-        or (len(words) == 1 and subject.islower())
-        or len(content(question)) < 2
-    ) and not re.search(r"[A-Z]|\d", subject[1:])
-    if vague and not passage.topic and words[:1] == ["the"] and len(words) < 3:
-        return ""
-    question = re.sub(r"^What (is|are) (\S+)\?$", r"What \1 meant by \2?", question)
-    if not vague or not passage.topic or passage.topic.split(" ", 1)[1].lower() in question.lower():
-        return question
-    return f"{question.rstrip('?')} {passage.topic}?"
+def meaning(question: str) -> str:
+    """Ask what is meant by a single word: "What is X?" alone is a poor question."""
+    return re.sub(r"^What (?:is|are) (\S+)\?$", r"What is meant by \1?", question)
 
 
 def ended(words: str, tail: str = "") -> str:
     """Finish a question: no brackets, the sentence's opening phrase at the end, one mark."""
     words = re.sub(r"\s*\([^()]*\)", "", words.rstrip(" .,;:!"))
+    words = re.sub(r",? (?:however|though|too|as well)$", "", words)
     if tail and not is_unclear(tail):
         words = f"{words} {tail}"
     return f"{words}?"
@@ -126,4 +128,9 @@ def ended(words: str, tail: str = "") -> str:
 
 def content(words: str) -> set[str]:
     """Return the words that carry meaning, in lower case."""
-    return {w for w in re.findall(r"[\w-]+", words.lower()) if w not in STOP}
+    return {w for w in _WORD.findall(words.lower()) if w not in STOP}
+
+
+def stem(word: str) -> str:
+    """Return a word without its ending, so that "files" and "filing" are the same."""
+    return _ENDING.sub("", word)
