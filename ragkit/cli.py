@@ -84,6 +84,10 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
         ]
         for name, key in stage.options.items()
     }
+    extra |= {
+        _parameter(flag): Annotated[bool, typer.Option(flag, help=key)]
+        for flag, key in stage.flags.items()
+    }
     common: dict[str, tuple[Any, Any]] = {
         "config": (ConfigFiles, []),
         "settings": (Settings, []),
@@ -92,7 +96,9 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
         "dry_run": (DryRun, False),
         "skip_bad": (SkipBad, False),
     }
-    parameters = {"input_": (argument, None), **{n: (a, None) for n, a in extra.items()}, **common}
+    defaults = dict.fromkeys(map(_parameter, stage.flags), False)
+    named = {n: (a, defaults.get(n)) for n, a in extra.items()}
+    parameters = {"input_": (argument, None), **named, **common}
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=a)
@@ -216,6 +222,9 @@ def _source(stage: Stage, given: dict[str, Any]) -> "Source":
         value = given[_parameter(name)]
         if value is not None:
             named.append(load.option(_meant(key, value, given), value, f"{name} {value}"))
+    for name, key in stage.flags.items():
+        if given[_parameter(name)]:
+            named.append(load.option(key, True, name))
     if given["skip_bad"]:
         named.append(load.option("skip_bad", True, "--skip-bad"))
     sets = [load.parse_set(s) for s in given["settings"]]
@@ -254,10 +263,16 @@ def _config_model(command: str) -> type["StageConfig"]:
 
 
 def _dry_run(command: str, config: "StageConfig") -> None:
+    from ragkit.config.blocks import consumed
     from ragkit.runs import default_path
 
     _print_config(config)
     typer.echo(f"# run directory: {config.output or default_path(command, config)}")
+    inputs = [Path(value) for _, value, kind in consumed(config) if kind == "input"]
+    estimate = getattr(STAGES[command].load(), "estimate", None)
+    if estimate and all(path.exists() for path in inputs):
+        for line in estimate(config):
+            typer.echo(f"# {line}")
 
 
 def _print_config(config: "StageConfig") -> None:

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -79,11 +79,16 @@ def default_path(command: str, config: StageConfig) -> Path:
 
 @contextlib.contextmanager
 def open_run(
-    command: str, config: StageConfig, argv: list[str], restart: bool = False
+    command: str,
+    config: StageConfig,
+    argv: list[str],
+    restart: bool = False,
+    reopen: Callable[[Path], bool] | None = None,
 ) -> Iterator[Run]:
     """Open, create or resume the run directory of a command.
 
     restart: move what is there aside and begin anew
+    reopen: says whether a finished run is to be gone through again
     Raises:
         RunError: locked by another process, unwritable, or of another command, config or input.
     """
@@ -104,6 +109,7 @@ def open_run(
         record["code"] = code_version()
         before = _resume(path, record, config.UNCOMPARED)
         done = before.get("status") == "done" and before["config"] == record["config"]
+        done = done and not (reopen and reopen(path))
         run = Run(path, done, before.get("timings", {}))
         starts: list[dict[str, Any]] = [*before.get("starts", [])]
         record["starts"] = [*starts, {"argv": argv, "time": _now()}]
@@ -145,7 +151,8 @@ def _supervised(run: Run, record: dict[str, Any]) -> Iterator[Run]:
 def code_version() -> str:
     """Return ragkit's version and a hash of its source, so that changed code is seen."""
     digest = hashlib.sha256()
-    for file in sorted(Path(ragkit.__file__).parent.rglob("*.py")):
+    root = Path(ragkit.__file__).parent
+    for file in sorted([*root.rglob("*.py"), *root.glob("qa/templates/*.txt")]):
         digest.update(file.read_bytes())
     return f"{ragkit.__version__}+{digest.hexdigest()[:10]}"
 
@@ -250,6 +257,8 @@ def _differences(
             found.append(f"{key}: {old.get(key)!r} (now {new.get(key)!r})")
     for key in dict.fromkeys([*before["inputs"], *now["inputs"]]):
         a, b = before["inputs"].get(key), now["inputs"].get(key)
+        if uncompared.intersection(key.split(".")):
+            continue
         if a and b and a["path"] == b["path"] and a["sha256"] != b["sha256"]:
             found.append(f"{key}: the content of {a['path']} has changed")
     if before["code"] != now["code"]:

@@ -120,12 +120,17 @@ def word_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Response:
-    """What the chat server sends back; the usage is always of 7 and 3 tokens."""
+    """What the chat server sends back; the usage is always of 7 and 3 tokens.
+
+    status: 0 closes the connection without an answer
+    piece: bytes of the body that are sent at a time; 0: all at once
+    """
 
     status: int = 200
     body: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     kind: str = "application/json"
+    piece: int = 0
 
     @classmethod
     def says(cls, text: str | None) -> "Response":
@@ -159,12 +164,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append(request)
         self.server.keys.append(self.headers["Authorization"])
         response = self.server.reply(request)
+        if not response.status:
+            return
         with suppress(ConnectionError):  # the client has given up
             self.send_response(response.status)
             for name, value in {"Content-Type": response.kind, **response.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(response.body.encode())
+            body = response.body.encode()
+            for start in range(0, len(body), response.piece or len(body) or 1):
+                self.wfile.write(body[start : start + (response.piece or len(body))])
+                self.wfile.flush()
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

@@ -88,7 +88,17 @@ class StageConfig(Block):
     """
 
     UNCOMPARED: ClassVar[frozenset[str]] = frozenset(
-        {"concurrency", "timeout_s", "max_retries", "max_silent"}
+        {
+            "concurrency",
+            "requests_per_minute",
+            "tokens_per_minute",
+            "timeout_s",
+            "max_retries",
+            "max_silent",
+            "max_cost",
+            "max_requests",
+            "prices",
+        }  # fmt: skip
     )
 
     output: Path | None = Field(None, description="run directory; default runs/<command>-<hash>")
@@ -269,6 +279,8 @@ class Endpoint(Block):
     base_url: str | None = Field(None, description="the server; unset: OpenAI's own")
     api_key_env: str = Field("OPENAI_API_KEY", description="environment variable with the key")
     concurrency: int = Field(16, gt=0, description="requests in flight")
+    requests_per_minute: int | None = Field(None, gt=0, description="what the server allows")
+    tokens_per_minute: int | None = Field(None, gt=0, description="what the server allows")
     timeout_s: float = Field(60.0, gt=0, description="for one request")
     max_retries: int = Field(5, ge=0, description="after 429, 5xx and broken connections")
     temperature: float | None = Field(
@@ -287,20 +299,25 @@ class ExtractiveAnswerer(Block):
     encoder: EncoderOptions = EncoderOptions()
 
 
-class HfAnswerer(Block):
-    """A local causal or encoder-decoder model."""
+class LocalModel(Block):
+    """A local causal or encoder-decoder model, and how it generates."""
 
-    type: Literal["hf"]
     model: ModelRef = Field(description="hub name, folder or run directory")
     max_new_tokens: int = Field(128, gt=0, description="longest answer, in tokens")
-    batch_size: int = Field(8, gt=0, description="questions generated together")
-    temperature: float = Field(0.0, ge=0, description="0: greedy")
+    batch_size: int = Field(8, gt=0, description="texts generated together")
+    temperature: float = Field(0.0, ge=0, description="of sampling; 0: greedy")
     seed: int = Field(0, description="of sampling, where the temperature is above 0")
     precision: Precision = Field(
         "auto", description="auto: bf16 where the machine multiplies in it"
     )
     device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
     trust_remote_code: bool = Field(False, description="run code that comes with a model")
+
+
+class HfAnswerer(LocalModel):
+    """A local causal or encoder-decoder model."""
+
+    type: Literal["hf"]
 
 
 class OpenAIAnswerer(Endpoint):
@@ -331,16 +348,72 @@ class OpenAITeacher(Endpoint):
 
     type: Literal["openai"]
     n: int = Field(2, gt=0, description="questions a passage and style")
-    journal: Path | None = Field(
-        None, description="where answers are kept, to be shared by runs; unset: the run directory"
+    structured: bool = Field(
+        True, description="ask for JSON by response_format, in the strictest form the server takes"
     )
     temperature: float | None = Field(
         0.7, ge=0, description="of sampling; null: the server's own (some models take no other)"
     )
 
 
-Teacher = Annotated[HeuristicTeacher | RecordedTeacher | OpenAITeacher, Field(discriminator="type")]
-Style = Literal["factoid", "how-to", "keyword"]
+class HfTeacher(LocalModel):
+    """A local causal or encoder-decoder model, in batches, by its chat template."""
+
+    type: Literal["hf"]
+    n: int = Field(2, gt=0, description="questions a passage and style")
+    max_new_tokens: int = Field(512, gt=0, description="longest answer, in tokens")
+    temperature: float = Field(0.7, ge=0, description="of sampling; 0: greedy")
+
+
+class VllmTeacher(Block):
+    """A local model run by vLLM's own engine (the package vllm), all requests at once."""
+
+    type: Literal["vllm"]
+    model: ModelRef = Field(description="hub name, folder or run directory")
+    n: int = Field(2, gt=0, description="questions a passage and style")
+    max_tokens: int = Field(1024, gt=0, description="longest answer, in tokens")
+    temperature: float = Field(0.7, ge=0, description="of sampling; 0: greedy")
+    seed: int = Field(0, description="of sampling")
+    structured: bool = Field(True, description="hold the model to the JSON that is asked for")
+    engine: dict[str, Any] = Field(
+        {}, description="arguments of vllm.LLM: tensor_parallel_size, max_model_len, ..."
+    )
+
+
+ModelTeacher = OpenAITeacher | HfTeacher | VllmTeacher
+AnswerTeacher = Annotated[ModelTeacher | RecordedTeacher, Field(discriminator="type")]
+Teacher = Annotated[HeuristicTeacher | RecordedTeacher | ModelTeacher, Field(discriminator="type")]
+
+
+class RoundTrip(Block):
+    """A training question is kept if a search with it finds its passage again."""
+
+    top_k: int = Field(100, gt=0, description="passages of each search that are looked at")
+    model: ModelRef | None = Field(
+        EMBEDDED, description="the encoder that searches beside BM25; null: BM25 alone"
+    )
+    encoder: EncoderOptions = EncoderOptions(precision="auto")
+
+
+class Filters(Block):
+    """What a question must be to be kept; test questions are held to form alone."""
+
+    language: bool = Field(True, description="refuse answers in another language than is asked for")
+    copied: float = Field(
+        0.8, gt=0, le=1, description="share of a question in one run of words of its passage"
+    )
+    support: float = Field(
+        0.5, ge=0, le=1, description="least share of an answer's words that its passage has; 0: any"
+    )
+    leak_rouge_l: float = Field(
+        0.7, gt=0, le=1, description="ROUGE-L to a held-out question that is too close"
+    )
+    duplicate_cosine: float = Field(
+        0.95, gt=0, le=1, description="cosine of two questions of a passage that mean the same"
+    )
+    round_trip: RoundTrip | None = Field(
+        RoundTrip(), description="training questions must find their passage; null: need not"
+    )
 
 
 def beside(path: Path, name: str, context: Mapping[str, Any] | None = None) -> Path | None:

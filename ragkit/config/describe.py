@@ -26,26 +26,38 @@ class Option:
     description: str
 
 
-def options(model: type[BaseModel], prefix: str = "", of: str = "") -> Iterator[Option]:
-    """Yield every key of a configuration, blocks and their variants unfolded."""
+def options(
+    model: type[BaseModel], prefix: str = "", of: str = "", chosen: BaseModel | None = None
+) -> Iterator[Option]:
+    """Yield every key of a configuration, blocks unfolded, and variants the first time.
+
+    chosen: a block with the defaults of its place, where they are not those of its class
+    """
+    told: dict[str, set[type[BaseModel]]] = {}
     for name, info in model.model_fields.items():
         key, blocks = f"{prefix}{name}", _blocks(info.annotation)
+        value = getattr(chosen, name) if chosen else _plain_default(info)
         if name in ("type", "method") and prefix and len(get_args(info.annotation)) == 1:
             continue  # the name of the variant, told with its keys
         if not blocks or _is_list(info.annotation):
             yield Option(
-                key, of, _type_name(info.annotation), _default(info), info.description or ""
+                key, of, _type_name(info.annotation), _default(value), info.description or ""
             )
         elif len(blocks) == 1:
-            if _plain_default(info) is None:
+            if value is None:
                 yield Option(key, of, blocks[0].__name__, "unset", info.description or "")
-            yield from options(blocks[0], f"{key}.", of)
+            default = value if isinstance(value, blocks[0]) else None
+            yield from options(blocks[0], f"{key}.", of, default)
         else:
-            names = [_tag(block) for block in blocks]
-            yield Option(f"{key}.type", of, " | ".join(names), _default_tag(info),
-                         info.description or "")  # fmt: skip
+            names, default_tag = [_tag(block) for block in blocks], _default_tag(value)
+            earlier = next((k for k, known in told.items() if known.issuperset(blocks)), None)
+            same = f"; the keys of each are those of `{earlier}`" if earlier else ""
+            described = (info.description or "") + same
+            yield Option(f"{key}.type", of, " | ".join(names), default_tag, described)
+            told[key] = set(blocks)
             for block, tag in zip(blocks, names, strict=True):
-                yield from options(block, f"{key}.", tag)
+                if not earlier:
+                    yield from options(block, f"{key}.", tag)
 
 
 def option_table(model: type[BaseModel]) -> str:
@@ -91,15 +103,15 @@ def _plain_default(info: FieldInfo) -> Any:
     return info.default_factory() if info.default_factory else info.default  # type: ignore[call-arg]
 
 
-def _default(info: FieldInfo) -> str:
-    value = _plain_default(info)
+def _default(value: Any) -> str:
     if value is PydanticUndefined:
         return "required"
     return "unset" if value is None else f"`{json.dumps(value, default=str)}`"
 
 
-def _default_tag(info: FieldInfo) -> str:
-    value = _plain_default(info)
+def _default_tag(value: Any) -> str:
+    if value is None:
+        return "unset"
     return "required" if value is PydanticUndefined else f"`{_tag(type(value))}`"
 
 

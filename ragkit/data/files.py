@@ -81,13 +81,24 @@ def read_json(path: Path, encoding: str = "utf-8") -> Any:
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
     """Write one JSON object a line; return how many."""
     with atomic_write(path) as f:
-        lines = (json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in records)
-        return sum(1 for line in lines if f.write(line))
+        return sum(1 for record in records if write_record(f, record))
+
+
+def write_record(file: IO[str], record: Mapping[str, Any]) -> int:
+    """Write one line of JSONL; return its length."""
+    return file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read the JSON objects of a file that ragkit wrote itself."""
     return [record for _, record in parse_jsonl(path, _as_object)]
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of a file that ragkit wrote itself, one at a time."""
+    with path.open("rb") as f:
+        for line in f:
+            yield json.loads(line)
 
 
 def write_passages(path: Path, passages: Iterable[Passage]) -> int:

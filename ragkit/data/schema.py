@@ -6,14 +6,14 @@ A `Document` is a text as a source has it; a `Passage` is a piece of text that c
 """
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ragkit.data.hashes import HashTable
 from ragkit.data.strings import Strings
 from ragkit.errors import DataError
-
-_PLACE = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,20 +200,22 @@ def distinct_passages(passages: Iterable[tuple[str, Passage]]) -> Iterator[Passa
     """
     places = Strings()
     last = ""
-    seen: dict[int, int] = {}  # an id's hash -> its text's hash and its place
+    rows, texts, place_of = HashTable(), array("Q"), array("I")
     for where, passage in passages:
         if where != last or not places:
             places.append(where)
             last = where
         key, text = _hash(passage.id), _hash(passage.rendered)
-        first = seen.get(key)
+        first = rows.get(key)
         if first is None:
-            seen[key] = text << 64 | len(places) - 1
+            rows.add(key, len(texts))
+            texts.append(text)
+            place_of.append(len(places) - 1)
             yield passage
-        elif first >> 64 != text:
+        elif texts[first] != text:
             raise DataError(
                 f"{where}: id: {passage.id!r} is already the id of another text "
-                f"({places[first & _PLACE]}; here: {_short(passage.rendered)!r}); "
+                f"({places[place_of[first]]}; here: {_short(passage.rendered)!r}); "
                 "ids must be unique in a corpus"
             )
 

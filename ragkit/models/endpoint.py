@@ -1,15 +1,20 @@
 """The client for OpenAI-compatible servers: vLLM, TGI, SGLang, Ollama, llama.cpp, OpenAI.
 
-Retries after 429, 5xx and broken connections, with the server's Retry-After, are the openai
-package's; a refusal for good ends everything with one message.
+Many requests are kept in flight by one event loop in a thread of its own. Retries after 429, 5xx
+and broken connections, with the server's Retry-After, else with growing pauses and jitter, are the
+openai package's; a refusal for good ends everything with one message. What is asked, what it may
+cost and where answers are kept is the caller's business.
 """
 
+import asyncio
+import contextlib
 import os
+import queue
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import openai
 
@@ -18,15 +23,34 @@ from ragkit.errors import EndpointError
 from ragkit.log import logger
 
 Chat = Sequence[Mapping[str, str]]
+Schema = Mapping[str, Any]
+_FAILURES_IN_A_ROW = 10
+_NO_COMPLETION = "an answer that is no chat completion"
+_PATIENCE_S = 1.0  # of one that waits for its turn, until it looks whether all is to end
+_BYTES_PER_TOKEN = 3  # of a prompt whose tokens are not counted yet; English has 4 to 5
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a server answered: the text, how long it took, and the tokens it counted."""
+    """What a model answered: the text, how long it took, and the tokens that were counted."""
 
     text: str
     seconds: float
     usage: Mapping[str, int]
+
+
+Replies = list[tuple[int, Reply]]
+Keep = Callable[[Replies], None]
+
+
+class Allowance(Protocol):
+    """Says whether another request may be sent, and is told what requests came to."""
+
+    def admit(self, chat: Chat) -> bool | None:
+        """Set aside what a request may cost; False: never, None: not before others are settled."""
+
+    def settle(self, chat: Chat, reply: Reply | None) -> None:
+        """Replace what was set aside by what was spent; no reply: nothing."""
 
 
 class Client:
@@ -34,104 +58,315 @@ class Client:
 
     def __init__(self, config: Endpoint) -> None:
         self.config = config
-        key = os.environ.get(config.api_key_env)
-        if not key and config.base_url is None:
+        self.key = os.environ.get(config.api_key_env)
+        if not self.key and config.base_url is None:
             raise EndpointError(
                 f"the environment variable {config.api_key_env} is not set; it must hold the key "
                 "(or name a server of your own: base_url)"
             )
-        self.api = openai.OpenAI(
-            api_key=key or "none",
-            base_url=config.base_url,
-            timeout=config.timeout_s,
-            max_retries=config.max_retries,
-        )
+        # how an answer of a schema is asked for; what the server refuses is taken out
+        self.formats: tuple[str | None, ...] = ("json_schema", "json_object", None)
 
-    def ask(self, chat: Chat) -> Reply:
+    def ask(self, chat: Chat, schema: Schema | None = None) -> Reply:
         """Ask once.
 
+        schema: JSON Schema of the answer, for servers that can hold a model to one
         Raises:
             EndpointError: refused for good, still failing after the retries, or not understood.
         """
-        start = time.perf_counter()
-        try:
-            reply = self.api.chat.completions.create(
-                model=self.config.model,
-                messages=[dict(m) for m in chat],  # type: ignore[misc]
-                **self._parameters(),
-            )
-            text = reply.choices[0].message.content
-        except openai.OpenAIError as error:
-            raise EndpointError(self._explain(error)) from error
-        except (AttributeError, IndexError, TypeError, ValueError) as error:
-            raise EndpointError(f"{self._server}: an answer that is no chat completion") from error
-        if not text:
-            raise EndpointError(f"{self._server}: an empty answer")
-        counted = reply.usage.model_dump() if reply.usage else {}
-        usage = {k: v for k, v in counted.items() if isinstance(v, int)}
-        return Reply(text, time.perf_counter() - start, usage)
+        ((_, reply),) = self.ask_all([chat], schema)
+        return reply
 
-    def ask_all(self, chats: Sequence[Chat]) -> Iterator[tuple[int, Reply]]:
-        """Ask all, `concurrency` at a time; yield (position, reply) as they come.
+    def ask_all(
+        self,
+        chats: Iterable[Chat],
+        schema: Schema | None = None,
+        allowance: Allowance | None = None,
+    ) -> Iterator[tuple[int, Reply]]:
+        """Ask all, `concurrency` at a time; yield (position, reply) as they come."""
+        for replies in self.batches(chats, schema, allowance):
+            yield from replies
 
-        Single failures are logged and left out of the replies; a refusal for good (a wrong key, an
-        unknown model) and ten failures in a row raise.
+    def batches(
+        self,
+        chats: Iterable[Chat],
+        schema: Schema | None = None,
+        allowance: Allowance | None = None,
+        keep: Keep | None = None,
+    ) -> Iterator[Replies]:
+        """Ask all, `concurrency` at a time; yield the replies as they come, some together.
+
+        `chats` is read, and `keep` called with replies before they are yielded, in another thread.
+        Single failures are logged and left out; a refusal for good (a wrong key, an unknown model),
+        ten failures in a row and an interrupt end it, after the replies to what is in flight, which
+        are paid for.
         """
-        failures = 0
-        with ThreadPoolExecutor(self.config.concurrency) as pool:
-            futures: dict[Future[Reply], int] = {
-                pool.submit(self.ask, chat): i for i, chat in enumerate(chats)
-            }
-            try:
-                fatal: EndpointError | None = None
-                for future in as_completed(futures):
-                    if future.cancelled():
-                        continue
-                    try:
-                        reply = future.result()
-                    except EndpointError as error:
-                        failures += 1
-                        if fatal is None and (
-                            _is_final(error) or failures >= 10 or len(chats) == failures
-                        ):
-                            fatal = error
-                            for waiting in futures:
-                                waiting.cancel()  # those in flight are paid for: they are awaited
-                        else:
-                            logger.warning("%s", error)
-                    else:
-                        failures = 0
-                        yield futures[future], reply
-                if fatal is not None:
-                    raise fatal
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        asking = _Asking(self, iter(chats), schema, allowance, keep)
+        thread = threading.Thread(target=asking.run, name="ragkit-endpoint", daemon=True)
+        thread.start()
+        interrupt: KeyboardInterrupt | None = None
+        try:
+            while True:
+                try:
+                    replies = asking.arrived.get()
+                except KeyboardInterrupt as error:
+                    if interrupt:
+                        raise
+                    logger.warning("stopping: waiting for the answers in flight (again: drop them)")
+                    interrupt, asking.stopping = error, True
+                    continue
+                if replies is None:
+                    break
+                yield replies
+        finally:
+            asking.stopping = True
+            asking.cancel()
+            thread.join()
+        if interrupt:
+            raise interrupt
+        if asking.fatal:
+            raise asking.fatal
 
-    def _parameters(self) -> dict[str, Any]:
+    def parameters(self, schema: Schema | None, form: str | None) -> dict[str, Any]:
         """Return a request's parameters; OpenAI's own server has a newer name for the limit."""
         limit = "max_completion_tokens" if self.config.base_url is None else "max_tokens"
         parameters: dict[str, Any] = {limit: self.config.max_tokens}
         if self.config.temperature is not None:
             parameters["temperature"] = self.config.temperature
+        if schema is not None and form == "json_schema":
+            named = {"name": "answer", "strict": True, "schema": schema}
+            parameters["response_format"] = {"type": form, "json_schema": named}
+        elif schema is not None and form:
+            parameters["response_format"] = {"type": form}
         return parameters
 
     @property
-    def _server(self) -> str:
+    def server(self) -> str:
+        """Who is asked, for messages."""
         return f"{self.config.model} at {self.config.base_url or 'OpenAI'}"
 
-    def _explain(self, error: openai.OpenAIError) -> str:
+    def explain(self, error: openai.OpenAIError) -> str:
+        """Return what a user needs to know of an error, without the key."""
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-            return f"{self._server}: the key in {self.config.api_key_env} is refused"
+            return f"{self.server}: the key in {self.config.api_key_env} is refused"
         if isinstance(error, openai.APITimeoutError):
-            return f"{self._server}: no answer within {self.config.timeout_s:g} s"
+            return f"{self.server}: no answer within {self.config.timeout_s:g} s"
         if isinstance(error, openai.APIConnectionError):
-            return f"{self._server}: cannot be reached"
+            return f"{self.server}: cannot be reached"
         status: Any = getattr(error, "status_code", "")
-        said = (str(error).splitlines() or [""])[0].replace(self.api.api_key, "***")
-        return f"{self._server}: {status} {said[:200]}"
+        said = (str(error).splitlines() or [""])[0]
+        if self.key:
+            said = said.replace(self.key, "***")
+        return f"{self.server}: {status} {said[:200]}"
+
+
+@dataclass
+class _Asking:
+    """One call of `Client.batches`: an event loop in a thread, and the queue of what it got.
+
+    stopping: no further request is sent
+    fatal: why it ended early
+    """
+
+    client: Client
+    chats: Iterator[Chat]
+    schema: Schema | None
+    allowance: Allowance | None
+    keep: Keep | None
+    stopping: bool = False
+    fatal: Exception | None = None
+    sent: int = 0
+    answered: int = 0
+    failures: int = 0  # since the last answer
+    unsaid: EndpointError | None = None  # a failure that is logged unless it ends everything
+    working: bool = True
+    fresh: Replies = field(default_factory=list)
+    came: asyncio.Event = field(default_factory=asyncio.Event)
+    arrived: "queue.SimpleQueue[Replies | None]" = field(default_factory=queue.SimpleQueue)
+    loop: asyncio.AbstractEventLoop | None = None
+    task: "asyncio.Task[None] | None" = None
+
+    def cancel(self) -> None:
+        """Drop what is in flight, from another thread; nothing where all is done."""
+        if self.loop and self.task:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self.loop.call_soon_threadsafe(self.task.cancel)
+
+    def run(self) -> None:
+        """Ask everything; the body of the thread."""
+        try:
+            asyncio.run(self._all())
+        except asyncio.CancelledError:
+            pass
+        except ExceptionGroup as failures:  # of `keep`; raised again where the replies are read
+            self.fatal = _first(failures)
+        finally:
+            self.arrived.put(None)
+
+    async def _all(self) -> None:
+        self.loop, self.task = asyncio.get_running_loop(), asyncio.current_task()
+        config = self.client.config
+        requests, tokens = _Pace(config.requests_per_minute), _Pace(config.tokens_per_minute)
+        settled = asyncio.Condition()
+        api = openai.AsyncOpenAI(
+            api_key=self.client.key or "none",
+            base_url=config.base_url,
+            timeout=config.timeout_s,
+            max_retries=config.max_retries,
+        )
+        async with api, asyncio.TaskGroup() as keeping:
+            keeping.create_task(self._pass_on())
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(config.concurrency):
+                        group.create_task(self._worker(api, requests, tokens, settled))
+            except* Exception as failures:  # of `chats`; what has come is passed on first
+                self.fatal = _first(failures)
+            self.working = False
+            self.came.set()
+        if self.unsaid and not self.answered and not self.fatal:
+            self.fatal = self.unsaid
+        self._say()
+
+    async def _worker(
+        self,
+        api: openai.AsyncOpenAI,
+        requests: "_Pace",
+        tokens: "_Pace",
+        settled: asyncio.Condition,
+    ) -> None:
+        while not self.stopping and (chat := next(self.chats, None)) is not None:
+            number, self.sent = self.sent, self.sent + 1
+            if not await self._admitted(chat, settled):
+                return
+            reply = None
+            try:
+                await self._wait_until(requests.take(1))
+                guess = sum(len(m["content"].encode()) for m in chat) // _BYTES_PER_TOKEN
+                await self._wait_until(tokens.take(guess))
+                if self.stopping:
+                    return
+                reply = await self._ask(api, chat)
+                tokens.take_more(reply.usage.get("total_tokens", guess) - guess)
+                self.answered, self.failures = self.answered + 1, 0
+                self.fresh.append((number, reply))
+                self.came.set()
+            except EndpointError as error:
+                self._failed(error)
+            finally:
+                if self.allowance:
+                    async with settled:
+                        self.allowance.settle(chat, reply)
+                        settled.notify_all()
+
+    async def _wait_until(self, start: float) -> None:
+        """Wait for a moment of the loop's clock, or until everything ends."""
+        clock = asyncio.get_running_loop().time
+        while not self.stopping and (left := start - clock()) > 0:
+            await asyncio.sleep(min(left, _PATIENCE_S))
+
+    async def _pass_on(self) -> None:
+        """Pass replies on; those that come while others are being kept wait and go together."""
+        while self.working or self.fresh:
+            if not self.fresh:
+                await self.came.wait()
+            self.came.clear()
+            replies, self.fresh = self.fresh, []
+            if self.keep and replies:
+                await asyncio.to_thread(self.keep, replies)
+            self.arrived.put(replies)
+
+    async def _admitted(self, chat: Chat, settled: asyncio.Condition) -> bool:
+        if self.allowance is None:
+            return True
+        async with settled:
+            while (admitted := self.allowance.admit(chat)) is None and not self.stopping:
+                await settled.wait()
+        self.stopping = self.stopping or not admitted
+        return bool(admitted)
+
+    async def _ask(self, api: openai.AsyncOpenAI, chat: Chat) -> Reply:
+        """Ask once, in the strictest form of answer that the server takes."""
+        client, start = self.client, time.perf_counter()
+        refused: openai.APIStatusError | None = None
+        for form in client.formats if self.schema else (None,):
+            try:
+                # the plain JSON: the typed method spends more time on types than the rest together
+                body = {
+                    "model": client.config.model,
+                    "messages": list(chat),
+                    **client.parameters(self.schema, form),
+                }
+                completion = await api.post("/chat/completions", body=body, cast_to=object)
+                reply = _read(completion, client.server, time.perf_counter() - start)
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                refused = refused or error
+                continue
+            except openai.OpenAIError as error:
+                raise EndpointError(client.explain(error)) from error
+            except ValueError as error:  # JSON that is cut short
+                raise EndpointError(f"{client.server}: {_NO_COMPLETION}") from error
+            if refused and form in client.formats:
+                logger.info("%s: answers are asked for as %s", client.server, form or "plain text")
+                client.formats = client.formats[client.formats.index(form) :]
+            return reply
+        assert refused is not None
+        raise EndpointError(client.explain(refused)) from refused
+
+    def _failed(self, error: EndpointError) -> None:
+        """Note a failure, or end everything where it is for good."""
+        self._say()
+        self.failures += 1
+        if _is_final(error) or self.failures >= _FAILURES_IN_A_ROW:
+            self.fatal, self.stopping = self.fatal or error, True
+        else:
+            self.unsaid = error
+
+    def _say(self) -> None:
+        if self.unsaid and self.fatal is not self.unsaid:
+            logger.warning("%s", self.unsaid)
+        self.unsaid = None
+
+
+class _Pace:
+    """Spaces what is taken, so that no minute holds more than `per_minute`."""
+
+    def __init__(self, per_minute: int | None) -> None:
+        self.seconds = 60 / per_minute if per_minute else 0.0
+        self.free_at = 0.0
+
+    def take(self, amount: int) -> float:
+        """Return when `amount` may be used, by the loop's clock."""
+        start = max(asyncio.get_running_loop().time(), self.free_at)
+        self.free_at = start + amount * self.seconds
+        return start
+
+    def take_more(self, amount: int) -> None:
+        """Count what was used beyond what was taken; what comes next waits for it."""
+        self.free_at += amount * self.seconds
+
+
+def _read(completion: Any, server: str, seconds: float) -> Reply:
+    """Return the reply in a chat completion, whatever a server may have sent instead of one."""
+    try:
+        choice = completion["choices"][0]
+        text, reason = choice["message"]["content"], choice.get("finish_reason")
+        usage = completion.get("usage") or {}
+        counted = {k: v for k, v in usage.items() if isinstance(v, int)}
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise EndpointError(f"{server}: {_NO_COMPLETION}") from error
+    if not isinstance(text, str) or not text.strip():
+        why = " (max_tokens was used up before it began)" if reason == "length" else ""
+        raise EndpointError(f"{server}: an empty answer{why}")
+    # some servers cut an answer in the middle of a character, which no file can hold
+    return Reply(text.encode("utf-8", "replace").decode(), seconds, counted)
+
+
+def _first(failures: ExceptionGroup[Exception]) -> Exception:
+    """Return the first exception of a group, however deep it lies."""
+    first = failures.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
 def _is_final(error: EndpointError) -> bool:
-    cause = error.__cause__
-    status = getattr(cause, "status_code", None)
-    return status in (401, 403, 404)
+    return getattr(error.__cause__, "status_code", None) in (401, 403, 404)

@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ragkit.config.blocks import HfAnswerer
+from ragkit.config.blocks import LocalModel
 from ragkit.errors import ModelError
 from ragkit.log import logger
 from ragkit.models.devices import pick_device, use_bf16
@@ -40,10 +40,10 @@ class Generator:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    config: HfAnswerer
+    config: LocalModel
 
     @classmethod
-    def load(cls, config: HfAnswerer) -> "Generator":
+    def load(cls, config: LocalModel) -> "Generator":
         """Load a causal or encoder-decoder model.
 
         Raises:

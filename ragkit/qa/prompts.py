@@ -1,43 +1,76 @@
 """What a teacher is asked, and how its answer is read.
 
-One request asks for questions of one style about one passage. The answer is JSON; what models wrap
-around it (fences, remarks) is taken off.
+One request asks for questions of one style about a passage, or about two passages of one document.
+What is said stands in template files: `instructions.txt` is the frame of every style, `<style>.txt`
+what is asked for in it; a folder of the user's own replaces any of them and adds styles. Answers
+are JSON; what models wrap around it (fences, remarks) and what they cut off is taken off.
 """
 
 import json
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
 
-from ragkit.data.schema import Passage
+from ragkit.data.files import parse_jsonl, read_text
+from ragkit.data.journal import passage_sha256
+from ragkit.data.schema import Passage, Turn
+from ragkit.errors import ConfigError, DataError
 
-STYLES = {
-    "factoid": "questions that ask for one fact: a value, a name, a limit, a condition",
-    "how-to": "questions of somebody with a goal or a problem: how, why, what happens if; describe "
-    "the situation in the user's own words rather than in those of the passage",
-    "keyword": "search-box queries: three to seven words, no question mark",
-}
-_INSTRUCTIONS = """\
-You write training data for a search system over technical and business documents.
-Write {n} {style}.
-Each must be answerable from the passage alone, and specific enough that no other passage of the \
-documents answers it: name the product, version or topic where it matters. Write as a user who \
-has not read the passage would: never mention "the passage", "the text" or "the document". Give \
-each a complete answer in one or two sentences, every fact taken from the passage.
-Return JSON only: {{"pairs": [{{"question": "...", "answer": "..."}}]}}"""
+CONVERSATION, MULTI_PASSAGE, UNANSWERABLE, READING = (
+    "conversation", "multi-passage", "unanswerable", "reading",
+)  # fmt: skip
+STYLES = ("factoid", "how-to", "keyword", "comparison", MULTI_PASSAGE, CONVERSATION)
+_WHOLE = ("answer", "critic", READING)  # templates that the frame does not surround
+_SAME_LANGUAGE = "the language of the passage"
 _OPENING = re.compile(r"[{\[]")
+# templates that open the thought themselves leave the model only its end
+_THOUGHT = re.compile(r"\A(?:(?!<think>).)*?</think>|<think>.*?(?:</think>|\Z)", re.DOTALL)
+
+Chat = list[dict[str, str]]
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+_TEXT = {"type": "string"}
+_YES_NO = {"type": "boolean"}
+PAIRS_SCHEMA = _object(pairs={"type": "array", "items": _object(question=_TEXT, answer=_TEXT)})
+ANSWER_SCHEMA = _object(answer=_TEXT)
+VERDICT_SCHEMA = _object(clear=_YES_NO, answered=_YES_NO, correct=_YES_NO, reason=_TEXT)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Questions of one style about one passage."""
+    """Questions of one style about one passage, or about several of one document."""
 
-    passage: Passage
+    passages: tuple[Passage, ...]
     style: str
 
     @property
-    def key(self) -> tuple[str, str]:
-        """Passage id and style, which name a request within a run."""
-        return self.passage.id, self.style
+    def source(self) -> str:
+        """The document that it is about."""
+        return self.passages[-1].source
+
+    @property
+    def passage_ids(self) -> tuple[str, ...]:
+        """The passages that it is about."""
+        return tuple(p.id for p in self.passages)
+
+    @property
+    def passages_sha256(self) -> str:
+        """The hash by which recordings know the passages."""
+        return passage_sha256(*(p.text for p in self.passages))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,40 +81,208 @@ class QuestionAnswer:
     answer: str
 
 
-def chat(request: Request, n: int) -> list[dict[str, str]]:
-    """Return the chat messages that ask for `n` pairs."""
-    instructions = _INSTRUCTIONS.format(n=n, style=STYLES[request.style])
-    return [
-        {"role": "system", "content": instructions},
-        {"role": "user", "content": f"Passage:\n\n{request.passage.rendered}"},
-    ]
+@dataclass(frozen=True)
+class Prompts:
+    """The templates in use and what fills them.
+
+    folder: templates of the user's own
+    language: in which to write; "": that of the passage
+    shown: examples for the teacher, as chat turns, by style ("" for those of every style)
+    """
+
+    folder: Path | None = None
+    language: str = ""
+    turns: int = 3
+    shown: Mapping[str, Chat] | None = None
+
+    def check(self, styles: Iterable[str]) -> None:
+        """Read every template that the styles need.
+
+        Raises:
+            ConfigError: a style without template, or a placeholder that nothing fills.
+        """
+        for style in styles:
+            self._system(style, n=1)
+
+    def questions(self, request: Request, n: int) -> Chat:
+        """Return the chat that asks for `n` pairs."""
+        shown = self.shown or {}
+        examples = shown.get("", []) + shown.get(request.style, [])
+        return [
+            {"role": "system", "content": self._system(request.style, n)},
+            *examples,
+            {"role": "user", "content": _passages(request.passages)},
+        ]
+
+    def answer(
+        self, passages: Sequence[Passage], question: str, history: Sequence[Turn] = ()
+    ) -> Chat:
+        """Return the chat that asks for the answer to a question."""
+        asked = f"{_passages(passages)}\n\n{_conversation(question, history)}"
+        return [
+            {"role": "system", "content": self._system("answer")},
+            {"role": "user", "content": asked},
+        ]
+
+    def critic(
+        self, passages: Sequence[Passage], question: str, answer: str, history: Sequence[Turn] = ()
+    ) -> Chat:
+        """Return the chat that asks for a judgement of a question with its answer."""
+        asked = f"{_passages(passages)}\n\n{_conversation(question, history)}\n\nAnswer: {answer}"
+        return [
+            {"role": "system", "content": self._system("critic")},
+            {"role": "user", "content": asked},
+        ]
+
+    def _system(self, style: str, n: int = 0) -> str:
+        language = self.language or _SAME_LANGUAGE
+        values = {"n": str(n), "turns": str(self.turns), "language": language}
+        task = self._fill(style, values)
+        return task if style in _WHOLE else self._fill("instructions", {**values, "task": task})
+
+    def _fill(self, name: str, values: Mapping[str, str]) -> str:
+        where, template = self._templates.get(name) or self._read(name)
+        try:
+            return template.substitute(values)
+        except (KeyError, ValueError) as error:
+            wrong = f"${error.args[0]}" if isinstance(error, KeyError) else "a lone $"
+            known = ", ".join(f"${key}" for key in values)
+            raise ConfigError(
+                f"{where}: {wrong}: nothing fills it (there are {known}; $$ is a dollar sign)"
+            ) from error
+
+    @cached_property
+    def _templates(self) -> dict[str, tuple[str, Template]]:
+        return {}
+
+    def _read(self, name: str) -> tuple[str, Template]:
+        file = f"{name}.txt"
+        own = self.folder / file if self.folder else None
+        packaged = resources.files("ragkit.qa") / "templates" / file
+        if own and own.exists():
+            text, where = read_text(own), str(own)
+        elif packaged.is_file():
+            text, where = packaged.read_text(encoding="utf-8"), f"ragkit/qa/templates/{file}"
+        else:
+            raise ConfigError(
+                f"styles: {name!r} is none of {', '.join(STYLES)}"
+                + (f", and there is no {own}" if own else "; a style of your own is a template: "
+                   "prompts: FOLDER")
+            )  # fmt: skip
+        self._templates[name] = where, Template(text.strip())
+        return self._templates[name]
+
+
+def read_examples_to_show(path: Path) -> dict[str, Chat]:
+    """Read the user's examples as chat turns, by style; "" holds those that name none.
+
+    A line is {"passage", "question", "answer", "style"?}; lines of one passage and style that
+    follow each other are one answer.
+    Raises:
+        DataError: malformed lines.
+    """
+
+    def parse(record: object) -> tuple[str, str, QuestionAnswer]:
+        if not isinstance(record, dict):
+            raise ValueError("a JSON object was expected")
+        if unknown := set(record) - {"passage", "question", "answer", "style"}:
+            raise ValueError(f"{min(unknown)}: unknown field")
+        for name in ("passage", "question", "answer"):
+            if not isinstance(record.get(name), str):
+                raise ValueError(f"{name}: a string was expected")
+        pair = QuestionAnswer(record["question"], record["answer"])
+        return str(record.get("style", "")), record["passage"], pair
+
+    groups: dict[tuple[str, str], list[QuestionAnswer]] = {}
+    for _, (style, passage, pair) in parse_jsonl(path, parse):
+        groups.setdefault((style, passage), []).append(pair)
+    if not groups:
+        raise DataError(f"{path}: no examples in it")
+    shown: dict[str, Chat] = {}
+    for (style, passage), pairs in groups.items():
+        shown.setdefault(style, []).extend(
+            [
+                {"role": "user", "content": f"Passage:\n\n{passage}"},
+                {"role": "assistant", "content": dump(pairs)},
+            ]
+        )
+    return shown
 
 
 def parse(response: str) -> list[QuestionAnswer]:
-    """Read the pairs out of a teacher's answer.
+    """Read the pairs out of a teacher's answer; of one that is cut short, the whole ones.
 
     Raises:
         ValueError: no JSON in it, or not of the form that was asked for.
     """
     problem = "no JSON in the teacher's answer"
-    for match in _OPENING.finditer(response):
-        try:
-            value, _ = json.JSONDecoder().raw_decode(response, match.start())
-        except json.JSONDecodeError as error:
-            problem = f"broken JSON in the teacher's answer: {error.msg}"
+    for value in _values(response):
+        if isinstance(value, str):
+            problem = value
             continue
         pairs = value.get("pairs") if isinstance(value, dict) else value
-        if isinstance(pairs, list) and (pairs or isinstance(value, dict)):
+        if isinstance(pairs, list) and (isinstance(value, dict) or _has_objects(pairs)):
             return [_pair(pair) for pair in pairs]
         problem = "no list of pairs in the teacher's answer"
+    if whole := [v for v in _values(response) if isinstance(v, dict) and "question" in v]:
+        return [_pair(pair) for pair in whole]
     raise ValueError(problem)
 
 
-def dump(pairs: list[QuestionAnswer]) -> str:
+def parse_answer(response: str) -> str:
+    """Read the answer out of the second teacher's answer; "" where it says that there is none.
+
+    Raises:
+        ValueError: not of the form that was asked for.
+    """
+    for value in _values(response):
+        if isinstance(value, dict) and isinstance(value.get("answer"), str):
+            return _written(value["answer"])
+    raise ValueError("no answer in the teacher's JSON")
+
+
+def parse_verdict(response: str) -> dict[str, Any]:
+    """Read the critic's judgement: clear, answered, correct (booleans) and reason.
+
+    Raises:
+        ValueError: not of the form that was asked for.
+    """
+    for value in _values(response):
+        if isinstance(value, dict) and all(
+            isinstance(value.get(k), bool) for k in ("clear", "answered", "correct")
+        ):
+            return {**value, "reason": _written(str(value.get("reason", "")))}
+    raise ValueError("no judgement in the critic's JSON")
+
+
+def dump(pairs: Sequence[QuestionAnswer]) -> str:
     """Return pairs as the JSON that `parse` reads."""
     return json.dumps(
         {"pairs": [{"question": p.question, "answer": p.answer} for p in pairs]}, ensure_ascii=False
     )
+
+
+def _values(response: str) -> Iterator[Any]:
+    """Yield the JSON values in a text; a string says what was wrong with one that is broken."""
+    said = _THOUGHT.sub("", response)
+    for match in _OPENING.finditer(said):
+        try:
+            yield json.JSONDecoder().raw_decode(said, match.start())[0]
+        except json.JSONDecodeError as error:
+            yield f"broken JSON in the teacher's answer: {error.msg}"
+        except RecursionError:
+            yield "broken JSON in the teacher's answer: nested too deeply"
+            return
+
+
+def _has_objects(values: Sequence[Any]) -> bool:
+    """Tell pairs from a remark in brackets: [1], [], [as you asked]."""
+    return any(isinstance(value, dict) for value in values)
+
+
+def _written(text: str) -> str:
+    """Return a text without spaces around it and without halves of characters."""
+    return text.encode("utf-8", "replace").decode().strip()
 
 
 def _pair(pair: object) -> QuestionAnswer:
@@ -89,5 +290,17 @@ def _pair(pair: object) -> QuestionAnswer:
         raise ValueError("a pair without a question in the teacher's answer")
     answer = pair.get("answer", "")
     return QuestionAnswer(
-        pair["question"].strip(), answer.strip() if isinstance(answer, str) else ""
+        _written(pair["question"]), _written(answer) if isinstance(answer, str) else ""
     )
+
+
+def _passages(passages: Sequence[Passage]) -> str:
+    if len(passages) == 1:
+        return f"Passage:\n\n{passages[0].rendered}"
+    return "\n\n".join(f"Passage {n}:\n\n{p.rendered}" for n, p in enumerate(passages, start=1))
+
+
+def _conversation(question: str, history: Sequence[Turn]) -> str:
+    names = {"user": "User", "assistant": "Assistant"}
+    turns = [f"{names[turn.role]}: {turn.content}" for turn in history]
+    return "\n".join([*turns, f"User: {question}" if turns else f"Question: {question}"])

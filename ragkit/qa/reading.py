@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ragkit.data.files import sha256_text
-from ragkit.qa.heuristic import page, wording
+from ragkit.qa.heuristic import markup, page, wording
 from ragkit.qa.heuristic.page import Block
 from ragkit.qa.reading_lists import from_lists, from_tables
 from ragkit.qa.reading_sentences import (
@@ -207,7 +207,7 @@ def _from_headings(title: str, text: str, blocks: list[Block]) -> Iterator[Draft
     path = [part.strip() for part in re.split(r"\s+>\s+", title[:400]) if part.strip()]
     while len(path) > 1 and path[-1].lower() in wording.GENERIC_HEADINGS:
         path.pop()
-    name = page.flatten(path[-1], 0, len(path[-1])).words if path else ""
+    name = markup.flatten(path[-1], 0, len(path[-1])).words if path else ""
     stems = {word[:5] for word in wording.content(name)}
     body = " ".join(b.text.words for b in blocks if b.kind != "heading").lower()
     known = sum(stem in body for stem in stems)
@@ -230,7 +230,7 @@ def _completion(text: str, blocks: list[Block], rng: random.Random) -> Iterator[
         if (
             MIN_REST_CHARS <= len(rest) <= MAX_ANSWER_CHARS
             and sentence.at[0] >= len(rest)
-            and not page.has_markup(text[sentence.at[0] :])
+            and not markup.has_markup(text[sentence.at[0] :])
         ):
             ways.append((text[: sentence.at[0]].rstrip(), rest))
     if ways:

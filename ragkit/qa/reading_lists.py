@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from ragkit.qa.heuristic import page
 from ragkit.qa.heuristic import patterns as grammar
-from ragkit.qa.heuristic.page import Block, Text
+from ragkit.qa.heuristic.markup import Text
+from ragkit.qa.heuristic.page import Block
 from ragkit.qa.reading_sentences import Draft, fits, is_english, stands_alone, statement
 
 MAX_LIST_CHARS = 700

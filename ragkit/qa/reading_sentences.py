@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ragkit.qa.heuristic import page, wording
+from ragkit.qa.heuristic import markup, page, verbs, wording
 from ragkit.qa.heuristic import patterns as grammar
 
 _CLAUSE = r"[^;:]+?"
@@ -91,7 +91,7 @@ _UNFINISHED = re.compile(
     r"(?:[,:;(–—-]|\b(?:and|or|the|an?|of|to|for|with|by|in|on|as|is|are))$", re.I
 )
 _FAINT = (grammar.PREPOSITIONS | grammar.PRONOUNS | grammar.AUXILIARIES) | frozenset(
-    grammar.word_list(
+    verbs.word_list(
         """
         about also always anything everyone everything someone something where another because
         before being cannot could every found first further given however known least likely might
@@ -223,7 +223,7 @@ def stands_alone(words: str) -> bool:
 
 def _telling(word: str, sentence: str) -> bool:
     """Tell whether a word names something, as far as lists, endings and its place show."""
-    if word in grammar.BASES and not re.search(rf"\b(?:the|an?|of|your|each) {word}\b", sentence):
+    if word in verbs.BASES and not re.search(rf"\b(?:the|an?|of|your|each) {word}\b", sentence):
         return False
     verb = grammar.third_person(word) or grammar.is_past(word)
     return not (verb or word in _FAINT or word.endswith(("ly", "ing", "ed", "ful", "able", "ous")))
@@ -242,7 +242,7 @@ def fits(words: str, least: int, most: int) -> bool:
     """Tell whether the words are of such a length, not cut, and free of debris."""
     return (
         least <= len(words) <= most
-        and not (_DEBRIS.search(words) or _UNFINISHED.search(words) or page.has_markup(words))
+        and not (_DEBRIS.search(words) or _UNFINISHED.search(words) or markup.has_markup(words))
         and all(words.count(a) == words.count(b) for a, b in ("()", "[]", "“”"))
         and words.count('"') % 2 == 0
     )

@@ -2,11 +2,13 @@
 
 Importing this costs nothing: a stage's module is imported when its command runs. Each module has
 `Config`, `run(config, run)` and `show(path)`; it puts parts together and computes nothing itself.
+Some have `estimate(config)`, lines that `--dry-run` adds, and `reopen(config, path)`, which says
+whether a finished run is to be gone through again.
 """
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -36,6 +38,7 @@ class Stage:
     argument: the config key that INPUT sets; several: INPUT may be given more than once
     options: further options, by name, and the config key that each sets
     module: the file in this folder; unset: the name's own
+    flags: options without a value, and the config key that each sets to true
     """
 
     name: str
@@ -45,6 +48,7 @@ class Stage:
     options: Mapping[str, str]
     several: bool = False
     module: str = ""
+    flags: Mapping[str, str] = field(default_factory=dict)
 
     def load(self) -> StageModule:
         """Import the stage's module."""
@@ -62,7 +66,10 @@ STAGES = {
         Stage("chunk", "Cut documents into passages.", "input", "FILE|FOLDER", {}),
         Stage(
             "qa-gen", "Generate questions and answers from passages or documents.",
-            "input", "FILE|FOLDER", {"--teacher": "teacher.type", "--limit": "limit"},
+            "input", "FILE|FOLDER",
+            {"--teacher": "teacher.type", "--model": "teacher.model", "--limit": "limit",
+             "--max-cost": "max_cost", "--max-requests": "max_requests"},
+            flags={"--review": "review"},
         ),
         Stage(
             "import", "Bring data of other tools into ragkit's files.", "input", "FILE|FOLDER",

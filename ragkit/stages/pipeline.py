@@ -84,7 +84,9 @@ def run_stage(
     name: str, module: StageModule, config: StageConfig, argv: list[str], restart: bool = False
 ) -> Path:
     """Run one command in its run directory, unless all is done; return the directory."""
-    with open_run(name, config, argv, restart) as run:
+    reopen = getattr(module, "reopen", None)
+    again = (lambda path: bool(reopen(config, path))) if reopen else None
+    with open_run(name, config, argv, restart, again) as run:
         if not run.done:
             module.run(config, run)
         return run.path

@@ -1,47 +1,60 @@
 """`ragkit qa-gen`: passages or documents into training, dev and test questions with answers."""
 
+import shutil
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from rich.console import RenderableType
 from rich.markdown import Markdown
 
 from ragkit.config.blocks import (
+    AnswerTeacher,
     Block,
     Chunking,
     DocumentSource,
+    Filters,
     HeuristicTeacher,
     InputPath,
-    OpenAITeacher,
-    Style,
+    ModelTeacher,
     Teacher,
 )
+from ragkit.data.corpus import CorpusFile
 from ragkit.data.files import (
     atomic_write,
     read_examples,
+    read_json,
+    read_passages,
     read_text,
-    sha256_text,
+    sha256_file,
     write_examples,
     write_json,
     write_jsonl,
     write_passages,
+    write_record,
 )
-from ragkit.data.nearduplicates import words
-from ragkit.data.schema import Example, Passage
-from ragkit.errors import DataError, EndpointError
+from ragkit.data.minhash import group_near_duplicates
+from ragkit.data.schema import Example
+from ragkit.errors import DataError
 from ragkit.log import logger
-from ragkit.qa.card import data_card
-from ragkit.qa.filters import Candidate, Filter
-from ragkit.qa.prompts import QuestionAnswer, Request, parse
-from ragkit.qa.splits import split_documents
-from ragkit.qa.teachers import build_teacher, requests_for
-from ragkit.runs import Run
+from ragkit.qa.asking import Office
+from ragkit.qa.card import Samples, Tally, data_card
+from ragkit.qa.cost import Budget
+from ragkit.qa.filters import FirstFilters, Sieve
+from ragkit.qa.generation import ORDER, Generation
+from ragkit.qa.plan import Plan
+from ragkit.qa.prompts import READING, UNANSWERABLE, Prompts, read_examples_to_show
+from ragkit.qa.review import Corrections, read_review, write_review
+from ragkit.qa.splits import document_groups, split_documents
+from ragkit.qa.teachers import Model, build_teacher
+from ragkit.runs import Run, default_path
 from ragkit.stages.chunk import cut, read_source
 
-Answers = dict[tuple[str, str], str]  # raw answers of the teacher, by Request.key
+_JOURNAL = "journal.jsonl"
+_REVIEWED = ("test", "dev")  # what a measurement rests on
 
 
 class Splits(Block):
@@ -49,6 +62,9 @@ class Splits(Block):
 
     dev: float = Field(0.1, ge=0, le=0.5, description="for choosing the best checkpoint")
     test: float = Field(0.1, ge=0, le=0.5, description="for the final measurement")
+    by: Literal["document", "group"] = Field(
+        "document", description="group: documents that share many passages stay together"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -57,17 +73,61 @@ class Splits(Block):
         return self
 
 
+class Reading(Block):
+    """Reading-comprehension texts for generator training, from the training documents."""
+
+    by: Literal["patterns", "teacher"] = Field(
+        "patterns", description="exercises mined from the text, or written by the teacher"
+    )
+    n: int = Field(3, gt=0, description="exercises a passage, at most")
+
+
 class Config(DocumentSource):
     """Configuration of `qa-gen`."""
 
     chunk: Chunking | None = Field(
         None, description="how to cut long texts; unset: rows are passages"
     )
+    near_duplicate: float = Field(
+        0.8, gt=0, le=1, description="common share of two passages of which only one is asked about"
+    )
     teacher: Teacher = Field(
         HeuristicTeacher(type="heuristic"), description="who writes the questions"
     )
-    styles: list[Style] = Field(["factoid", "how-to", "keyword"], description="kinds of questions")
+    answers: AnswerTeacher | None = Field(
+        None, description="who answers them in a second pass; unset: the teacher has answered"
+    )
+    critic: AnswerTeacher | None = Field(
+        None, description="who judges training and dev questions; best another model"
+    )
+    styles: list[str] = Field(
+        ["factoid", "how-to", "keyword"],
+        min_length=1,
+        description="kinds of questions: factoid, how-to, keyword, comparison, multi-passage, "
+        "conversation, or templates of your own",
+    )
+    unanswerable: float = Field(
+        0.1, ge=0, lt=0.5, description="share of questions without an answer, asked of models"
+    )
+    turns: int = Field(3, gt=1, description="questions in a conversation")
+    language: str = Field("", description="in which to write; empty: that of the passage")
+    prompts: InputPath | None = Field(
+        None, description="folder with templates of your own, <style>.txt"
+    )
+    show: InputPath | None = Field(
+        None, description="JSONL of {passage, question, answer, style?} shown to the teacher"
+    )
     limit: int | None = Field(None, gt=0, description="ask about so many passages only")
+    journal: Path | None = Field(
+        None, description="where answers are kept, to be shared by runs; unset: the run directory"
+    )
+    max_cost: float | None = Field(
+        None, ge=0, description="US dollars that this start may spend; needs prices"
+    )
+    max_requests: int | None = Field(None, ge=0, description="requests this start may send")
+    prices: InputPath | None = Field(
+        None, description="YAML of {model: {input, output}}, US dollars per million tokens"
+    )
     max_silent: float = Field(
         0.02, ge=0, le=1, description="share of requests that may fail; more stops the run"
     )
@@ -75,53 +135,56 @@ class Config(DocumentSource):
     held_out: list[InputPath] = Field(
         [], description="example files whose questions must not leak into training"
     )
-    leak_rouge_l: float = Field(
-        0.7, gt=0, le=1, description="ROUGE-L to a held-out question that is too close"
+    filters: Filters = Filters()
+    reading: Reading | None = Field(
+        None, description="also write reading.jsonl, chats for generator training"
     )
+    review: bool = Field(
+        False, description="write test and dev questions to review.csv, and read it when it changes"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        rules = isinstance(self.teacher, HeuristicTeacher)
+        for key in ("styles", "turns", "language", "prompts", "show", "unanswerable"):
+            if rules and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{key}: goes with a teacher that is a model; the heuristic one has rules"
+                )
+        if rules and self.reading and self.reading.by == "teacher":
+            raise ValueError("reading.by: teacher needs a teacher that is a model")
+        return self
 
 
 def run(config: Config, run: Run) -> None:
     """Ask the teacher, filter, split; write corpus.jsonl, the splits and the data card."""
-    passages = {p.id: p for p in cut(read_source(config, run), config.chunk)}
-    write_passages(run / "corpus.jsonl", passages.values())
-    split_of = split_documents(
-        {p.source: None for p in passages.values()},
-        config.splits.dev,
-        config.splits.test,
-        config.seed,
-    )
-    held_out = [e.question for path in config.held_out for e in read_examples(path)]
-    asked = list(passages.values())[: config.limit]
-    requests = requests_for(config.teacher, asked, config.styles)
+    with run.timed("corpus"):
+        corpus, work = _prepare(config, run.path, config.journal or run / _JOURNAL, run)
     with run.timed("asking"):
-        teacher = build_teacher(config.teacher, run / "journal.jsonl", config.seed)
-        answers = {request.key: answer for request, answer in teacher.ask(requests)}
-    silent = len(requests) - len(answers)
-    if isinstance(config.teacher, OpenAITeacher) and silent > config.max_silent * len(requests):
-        raise EndpointError(
-            f"{silent:,} of {len(requests):,} requests got no answer, more than max_silent "
-            f"({config.max_silent:.0%}); the others are in the journal: the same command asks only "
-            "for the missing ones"
-        )
-    if not answers:
-        raise DataError(
-            f"the teacher ({config.teacher.type}) answered for none of {len(asked):,} passages"
-        )
-    kept, rejected, funnel = _filter(requests, answers, split_of, held_out, config.leak_rouge_l)
-    splits = {name: [e for split, e in kept if split == name] for name in ("train", "dev", "test")}
-    for name, examples in splits.items():
-        if examples:
-            write_examples(run / f"{name}.jsonl", examples)
-        elif config.splits.model_dump().get(name):
-            logger.warning("no %s.jsonl: too few documents for its share", name)
-    write_jsonl(run / "rejected.jsonl", rejected)
-    write_json(run / "funnel.json", funnel)
-    notes = _notes(config, requests, answers)
+        work.teacher.ask(work.plan.requests)
+    with run.timed("filters"), atomic_write(run / "rejected.jsonl") as rejected:
+        sieve = Sieve(lambda record: write_record(rejected, record))
+        kept = work.filtered(sieve)
+    corrections = _corrections(config, run, work, kept)
+    tallies, samples = _write_splits(config, run, work, kept, corrections)
+    sieve.counts["kept"] = sum(t.questions for t in tallies.values())
+    if config.reading:
+        chats = work.reading_chats(config.reading.by, config.reading.n, config.seed)
+        logger.info("%d reading texts", write_jsonl(run / "reading.jsonl", chats))
+    costs = work.office.totals()
+    write_json(run / "funnel.json", sieve.to_json())
+    if costs:
+        write_json(run / "costs.json", costs)
     with atomic_write(run / "DATA_CARD.md") as f:
-        name = f"the {config.teacher.type} teacher"
-        f.write(data_card(name, passages, splits, funnel, notes, config.seed))
-    logger.info("%s", ", ".join(f"{len(e)} {name}" for name, e in splits.items()))
-    if not splits["train"]:
+        title = (
+            f"{len(corpus):,} passages of {len(work.split_of):,} documents; questions by the "
+            f"{config.teacher.type} teacher."
+        )
+        notes = _notes(config, work, sieve, corrections)
+        f.write(data_card(title, corpus, tallies, sieve.to_json(), costs, notes, samples.drawn))
+    shutil.rmtree(work.folder)
+    logger.info("%s", ", ".join(f"{t.questions} {name}" for name, t in tallies.items()))
+    if not tallies["train"].questions:
         raise DataError("no training question was kept; see rejected.jsonl and funnel.json")
 
 
@@ -130,86 +193,148 @@ def show(path: Path) -> RenderableType:
     return Markdown(read_text(path / "DATA_CARD.md"))
 
 
-def _filter(
-    requests: list[Request],
-    answers: Answers,
-    split_of: dict[str, str],
-    held_out: list[str],
-    leak: float,
-) -> tuple[list[tuple[str, Example]], list[dict[str, object]], dict[str, int]]:
-    """Parse and filter, test documents first, so that no training question may be close to theirs.
-
-    A question that two passages make is one example, which both answer; it stays in the split of
-    the first.
-    """
-    order = {"test": 0, "dev": 1, "train": 2}
-    by_split = sorted(requests, key=lambda r: order[split_of[r.passage.source]])
-    keep = Filter(held_out, leak)
-    kept: list[tuple[str, Example]] = []
-    places: dict[tuple[str, ...], int] = {}  # a question's words -> its place in `kept`
-    rejected: list[dict[str, object]] = []
-    for request in by_split:
-        split = split_of[request.passage.source]
-        if request.key not in answers:
-            continue
-        for pair in _parsed(request, answers[request.key], rejected, keep):
-            reason = keep.reason(Candidate(request, pair, split))
-            example = _example(request, pair)
-            if reason is None:
-                places[tuple(words(pair.question))] = len(kept)
-                kept.append((split, example))
-                continue
-            place = places.get(tuple(words(pair.question)))
-            if reason == "duplicate" and place is not None:
-                kept[place] = (kept[place][0], _merged(kept[place][1], example))
-            rejected.append({"reason": reason, "split": split, **_record(request, pair)})
-    return kept, rejected, keep.funnel.to_json()
+def estimate(config: Config) -> Iterator[str]:
+    """Yield what asking the models may come to, before the first request."""
+    roles = {"questions": config.teacher, "answers": config.answers, "critic": config.critic}
+    if not any(isinstance(teacher, ModelTeacher) for teacher in roles.values()):
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = config.journal or (config.output or default_path("qa-gen", config)) / _JOURNAL
+        journal = path if path.exists() else folder / _JOURNAL
+        corpus, work = _prepare(config, folder, journal, Run(folder, done=False))
+        requests = sum(1 for _ in work.plan.requests())
+        yield f"{len(corpus):,} passages, {requests:,} requests"
+        if isinstance(work.teacher, Model):
+            yield f"questions: {work.teacher.estimate(work.plan.requests)}"
+        for role in ("answers", "critic"):
+            if isinstance(later := roles[role], ModelTeacher):
+                n = getattr(config.teacher, "n", 1) * requests
+                yield f"{role}: {later.model}: about {n:,} requests, one for each question"
 
 
-def _parsed(
-    request: Request, answer: str, rejected: list[dict[str, object]], keep: Filter
-) -> Iterator[QuestionAnswer]:
-    try:
-        yield from parse(answer)
-    except ValueError as error:
-        keep.unreadable()
-        rejected.append(
-            {"reason": str(error), "passage_id": request.passage.id, "answer": answer[:2000]}
-        )
+def reopen(config: Config, path: Path) -> bool:
+    """Return whether a finished run has to be gone through again: its review was corrected."""
+    review = path / "review.csv"
+    if not config.review or not review.exists():
+        return config.review
+    return bool(read_json(path / "review.json")["sha256"] != sha256_file(review))
 
 
-def _record(request: Request, pair: QuestionAnswer) -> dict[str, object]:
-    return {
-        "passage_id": request.passage.id,
-        "style": request.style,
-        "question": pair.question,
-        "answer": pair.answer,
-    }
-
-
-def _example(request: Request, pair: QuestionAnswer) -> Example:
-    passage: Passage = request.passage
-    return Example(
-        id=sha256_text(passage.id, pair.question)[:16],
-        question=pair.question,
-        answers=(pair.answer,),
-        positive_ids=(passage.id,),
-        meta={"style": request.style, "doc_id": passage.source},
+def _prepare(
+    config: Config, folder: Path, journal: Path, run: Run
+) -> tuple[CorpusFile, Generation]:
+    """Write the corpus, and decide who is asked what and which split it is for."""
+    write_passages(folder / "corpus.jsonl", cut(read_source(config, run), config.chunk))
+    corpus = CorpusFile(folder / "corpus.jsonl")
+    groups = group_near_duplicates(read_passages(corpus.path), config.near_duplicate)
+    write_jsonl(folder / "near-duplicates.jsonl", ({"ids": ids} for ids in groups))
+    rules = isinstance(config.teacher, HeuristicTeacher)
+    shown = read_examples_to_show(config.show) if config.show else {}
+    prompts = Prompts(config.prompts, config.language, config.turns, shown)
+    prompts.check(_templates(config))
+    budget = Budget(config.max_cost, config.max_requests)
+    office = Office(journal, budget, config.max_silent, config.prices)
+    held_out = (e.question for path in config.held_out for e in read_examples(path))
+    # rules write in the passage's own words
+    filters = config.filters.model_copy(update={"language": False} if rules else {})
+    (folder / ".work").mkdir(exist_ok=True)
+    return corpus, Generation(
+        plan=Plan(
+            passages=lambda: read_passages(corpus.path),
+            styles=["heuristic"] if rules else config.styles,
+            unanswerable=0.0 if rules else config.unanswerable,
+            limit=config.limit,
+            left_out={i for ids in groups for i in ids[1:]},
+            seed=config.seed,
+        ),
+        teacher=build_teacher(config.teacher, prompts, office, config.seed),
+        corpus=corpus,
+        split_of=_splits(config, corpus, groups),
+        prompts=prompts,
+        office=office,
+        filters=filters,
+        first=FirstFilters(filters, held_out, config.language),
+        folder=folder / ".work",
+        answers=config.answers,
+        critic=config.critic,
     )
 
 
-def _merged(example: Example, other: Example) -> Example:
-    """Return an example that the passages of both answer: they made the same question."""
-    ids = dict.fromkeys((*example.positive_ids, *other.positive_ids))
-    answers = dict.fromkeys((*example.answers, *other.answers))
-    return replace(example, positive_ids=tuple(ids), answers=tuple(answers))
+def _templates(config: Config) -> list[str]:
+    """Return the templates in use, so that a mistake in any is told before the first request."""
+    asked = not isinstance(config.teacher, HeuristicTeacher)
+    reading = asked and config.reading and config.reading.by == "teacher"
+    return [
+        *([*config.styles, UNANSWERABLE] if asked else []),
+        *([READING] if reading else []),
+        *(["answer"] if config.answers else []),
+        *(["critic"] if config.critic else []),
+    ]
 
 
-def _notes(config: Config, requests: list[Request], answers: Answers) -> list[str]:
-    notes = []
-    if silent := len(requests) - len(answers):
-        notes.append(f"{silent:,} of {len(requests):,} requests have no answer of the teacher.")
+def _splits(config: Config, corpus: CorpusFile, groups: list[list[str]]) -> dict[str, str]:
+    splits, sizes, together = (
+        config.splits,
+        Counter(p.source for p in read_passages(corpus.path)),
+        None,
+    )
+    if splits.by == "group":
+        together = document_groups(sizes, ([corpus[i].source for i in ids] for ids in groups))
+    return split_documents(sizes, splits.dev, splits.test, config.seed, together)
+
+
+def _corrections(config: Config, run: Run, work: Generation, kept: Path) -> Corrections:
+    """Read what a person has corrected; write the file for it where there is none."""
+    if not config.review:
+        return Corrections()
+    path = run / "review.csv"
+    examples = ((split, e) for split in _REVIEWED for e in work.examples(kept, split))
+    if path.exists():
+        found = read_review(path, (e for _, e in examples), work.corpus)
+        logger.info("%s: %s", path, found.line)
+    else:
+        found, count = Corrections(), write_review(path, examples, work.corpus)
+        logger.info("%s: %d questions to correct; then run the same command again", path, count)
+    write_json(run / "review.json", {"sha256": sha256_file(path)})
+    return found
+
+
+def _write_splits(
+    config: Config, run: Run, work: Generation, kept: Path, corrections: Corrections
+) -> tuple[dict[str, Tally], Samples]:
+    tallies = {name: Tally() for name in reversed(ORDER)}
+    samples = Samples(config.seed)
+
+    def counted(name: str) -> Iterator[Example]:
+        for example in corrections.apply(name, work.examples(kept, name)):
+            tallies[name].add(example)
+            samples.add(example)
+            yield example
+
+    for name, tally in tallies.items():
+        path = run / f"{name}.jsonl"
+        write_examples(path, counted(name))
+        if not tally.questions:
+            path.unlink()
+            if config.splits.model_dump().get(name):
+                logger.warning("no %s.jsonl: too few documents for its share", name)
+    return tallies, samples
+
+
+def _notes(config: Config, work: Generation, sieve: Sieve, corrections: Corrections) -> list[str]:
+    notes = [
+        "No document is in two splits. Test questions were held to form alone, dev questions not "
+        "to the round trip."
+    ]
+    if doubles := len(work.plan.left_out):
+        notes.append(f"{doubles:,} near-duplicates of other passages are not asked about.")
+    if silent := sieve.counts["silent"]:
+        of = f"{sieve.counts['requests']:,} requests"
+        notes.append(f"{silent:,} of {of} have no answer of the teacher.")
     if config.held_out:
         names = ", ".join(path.name for path in config.held_out)
         notes.append(f"Training questions too close to one of {names} were left out.")
+    if config.review:
+        notes.append(f"Corrected by a person: {corrections.line}.")
     return notes

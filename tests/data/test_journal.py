@@ -1,6 +1,8 @@
 """The journal: what was bought is on disk, whatever instant the process is killed at."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragkit.data.journal import Journal, passage_sha256, read_journal, recording_key
-from ragkit.errors import DataError
+from ragkit.data.journal import (
+    Journal,
+    Recording,
+    passage_sha256,
+    read_journal,
+    recording_key,
+)
+from ragkit.errors import DataError, RunError
 
 
 def record(key: str, response: str, **more: object) -> dict[str, Any]:
@@ -34,14 +42,26 @@ def line(of: dict[str, Any]) -> bytes:
 def test_records_are_found_by_key_when_the_journal_is_opened_again(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     journal = Journal(path)
-    journal.append(FIRST)
-    journal.append(NEXT)
-    assert journal.by_key == Journal(path).by_key == {"first": FIRST, "next": NEXT}
+    journal.append([FIRST])
+    journal.append([NEXT, LATER])
+    for opened in (journal, Journal(path)):
+        assert [opened.get(k) for k in ("first", "next", "later")] == [FIRST, NEXT, LATER]
+        assert opened.get("other") is None
+        assert (len(opened), "next" in opened, "other" in opened) == (3, True, False)
+
+
+def test_records_that_are_appended_together_are_found_each(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.append([NEXT, FIRST])
+    journal.append([])
+    assert path.read_bytes() == line(NEXT) + line(FIRST)
+    assert (journal.get("first"), journal.get("next")) == (FIRST, NEXT)
 
 
 def test_a_record_is_in_the_file_as_soon_as_it_was_appended(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    Journal(path).append(FIRST)
+    Journal(path).append([FIRST])
     assert path.read_bytes() == line(FIRST)
 
 
@@ -64,10 +84,12 @@ def test_a_journal_cut_at_any_byte_takes_further_records_and_is_read_again(tmp_p
     for cut in range(len(raw)):
         path = tmp_path / f"{cut}.jsonl"
         path.write_bytes(line(FIRST) + raw[:cut])
-        Journal(path).append(LATER)
+        Journal(path).append([LATER])
         kept = [FIRST, NEXT, LATER] if cut == len(raw) - 1 else [FIRST, LATER]
         assert list(read_journal(path)) == kept
-        assert Journal(path).by_key == {r["key"]: r for r in kept}
+        opened = Journal(path)
+        assert len(opened) == len(kept)
+        assert all(opened.get(r["key"]) == r for r in kept)
 
 
 def test_a_cut_line_is_told_in_the_log(tmp_path: Path, log_lines: list[str]) -> None:
@@ -81,8 +103,8 @@ def test_a_journal_that_was_killed_before_its_first_byte_is_empty(tmp_path: Path
     path = tmp_path / "journal.jsonl"
     path.touch()
     journal = Journal(path)
-    assert journal.by_key == {}
-    journal.append(FIRST)
+    assert len(journal) == 0
+    journal.append([FIRST])
     assert list(read_journal(path)) == [FIRST]
 
 
@@ -107,9 +129,64 @@ def test_a_line_that_is_json_but_no_object_is_told(tmp_path: Path) -> None:
         list(read_journal(path))
 
 
+def bare(of: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in of.items() if k != "key"}
+
+
 def test_a_recording_without_key_is_found_by_passage_and_style(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    bare = {k: v for k, v in FIRST.items() if k != "key"}
-    path.write_bytes(line(bare))
+    path.write_bytes(line(bare(FIRST)))
     key = recording_key(passage_sha256("first"), "factoid")
-    assert Journal(path).by_key == {key: {"key": key, **bare}}
+    assert key in Journal(path)
+    found = Recording(path).get(passage_sha256("first"), "factoid")
+    assert found is not None and found["response"] == FIRST["response"]
+    assert Recording(path).get(passage_sha256("first"), "how-to") is None
+    assert Recording(path).get(passage_sha256("second"), "factoid") is None
+
+
+def test_of_two_recordings_of_one_passage_and_style_the_later_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(line(FIRST) + line({**FIRST, "key": "again", "response": "second"}))
+    found = Recording(path).get(passage_sha256("first"), "factoid")
+    assert found is not None and found["response"] == "second"
+
+
+def test_a_passage_is_known_by_its_texts_and_their_borders() -> None:
+    assert passage_sha256("ab", "c") != passage_sha256("a", "bc") != passage_sha256("abc")
+
+
+def test_a_folder_is_no_journal(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a folder; a journal is a file"):
+        list(read_journal(tmp_path))
+
+
+def test_a_journal_below_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="no journal can be kept there: (Not a dir|File exists)"):
+        Journal(tmp_path / "file" / "journal.jsonl")
+
+
+@pytest.mark.parametrize("broken", ["fsync", "truncate"])
+def test_a_full_disk_is_one_message_and_what_was_there_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.append([FIRST])
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        if broken == "truncate":  # not even that is possible any more
+            patch.setattr("os.truncate", full)
+        with pytest.raises(RunError, match=r"journal\.jsonl: cannot be written: No space left"):
+            journal.append([NEXT, LATER])
+    assert journal.get("first") == FIRST
+    assert "next" not in journal and "later" not in journal
+    if broken == "fsync":
+        assert path.read_bytes() == line(FIRST)
+    journal.append([LATER])
+    assert Journal(path).get("first") == FIRST
+    assert Journal(path).get("later") == journal.get("later") == LATER

@@ -1,15 +1,20 @@
 """The client against a real server on loopback that answers well, badly, late or not at all."""
 
+import asyncio
 import json
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ragkit.config.blocks import Endpoint
-from ragkit.errors import EndpointError
+from ragkit.errors import DataError, EndpointError, RunError
+from ragkit.models import endpoint
 from ragkit.models.endpoint import Client
 
 KEY = "sk-very-secret-0123456789"
@@ -264,3 +269,343 @@ def test_the_key_is_in_no_traceback_of_a_refusal(
         client().ask(HELLO)
     assert KEY not in "".join(traceback.format_exception(caught.value))
     assert KEY not in "".join(log_lines)
+
+
+SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}}
+
+
+def form(request: dict[str, Any]) -> str | None:
+    """Return how the answer of a request shall be formed."""
+    return request.get("response_format", {}).get("type")
+
+
+def test_the_schema_of_an_answer_is_sent(chat_server: Any, client: Callable[..., Client]) -> None:
+    client().ask(HELLO, SCHEMA)
+    assert chat_server.requests[0]["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA},
+    }
+
+
+@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize(
+    ("taken", "sent"),
+    [
+        ("json_schema", ["json_schema"]),
+        ("json_object", ["json_schema", "json_object"]),
+        (None, ["json_schema", "json_object", None]),
+    ],
+)
+def test_what_a_server_refuses_of_an_answers_form_is_not_asked_for_again(
+    chat_server: Any,
+    client: Callable[..., Client],
+    says: Any,
+    response: Any,
+    status: int,
+    taken: str | None,
+    sent: list[str | None],
+) -> None:
+    chat_server.reply = lambda r: says("fine") if form(r) == taken else response(status, "{}")
+    made = client()
+    assert made.ask(HELLO, SCHEMA).text == "fine"
+    assert made.ask(HELLO, SCHEMA).text == "fine"
+    assert [form(r) for r in chat_server.requests] == [*sent, taken]
+
+
+def test_many_at_once_agree_on_the_form_that_the_server_takes(
+    chat_server: Any, client: Callable[..., Client], says: Any, response: Any
+) -> None:
+    chat_server.reply = lambda r: says("fine") if form(r) is None else response(400, "{}")
+    made = client(concurrency=8)
+    assert len(list(made.ask_all(numbered(30), SCHEMA))) == 30
+    assert made.formats == (None,)
+    assert len(chat_server.requests) <= 30 + 2 * 8
+
+
+def test_a_refusal_of_another_cause_is_told_and_changes_no_form(
+    chat_server: Any, client: Callable[..., Client], says: Any, response: Any, log_lines: list[str]
+) -> None:
+    body = json.dumps({"error": {"message": "the prompt is too long"}})
+    chat_server.reply = lambda r: response(400, body) if asked(r) == 1 else says("fine")
+    made = client(concurrency=1)
+    assert sorted(i for i, _ in made.ask_all(numbered(3), SCHEMA)) == [0, 2]
+    assert any(": 400 " in line and "the prompt is too long" in line for line in log_lines)
+    assert made.formats == ("json_schema", "json_object", None)
+    assert form(chat_server.requests[-1]) == "json_schema"
+
+
+def test_a_refusal_without_a_schema_is_sent_once(
+    chat_server: Any, client: Callable[..., Client], response: Any
+) -> None:
+    chat_server.reply = lambda _: response(400, "{}")
+    with pytest.raises(EndpointError, match=": 400 "):
+        client().ask(HELLO)
+    assert len(chat_server.requests) == 1
+
+
+def test_a_temperature_of_null_is_not_sent_and_openai_has_its_own_limit(
+    chat_server: Any, client: Callable[..., Client]
+) -> None:
+    client(temperature=None).ask(HELLO)
+    assert "temperature" not in chat_server.requests[0]
+    own = Client(Endpoint(model="m", api_key_env="TEST_KEY", max_tokens=5))
+    assert own.parameters(None, None) == {"max_completion_tokens": 5, "temperature": 0.0}
+
+
+def test_an_answer_that_max_tokens_left_empty_says_so(
+    chat_server: Any, client: Callable[..., Client], says: Any, response: Any
+) -> None:
+    body = says("").body.replace('"stop"', '"length"')
+    chat_server.reply = lambda _: response(body=body)
+    with pytest.raises(EndpointError, match=r"an empty answer \(max_tokens was used up before it"):
+        client().ask(HELLO)
+
+
+def test_half_a_character_in_an_answer_is_a_question_mark(
+    chat_server: Any, client: Callable[..., Client], says: Any
+) -> None:
+    chat_server.reply = lambda _: says("so \ud83d")
+    assert client().ask(HELLO).text == "so ?"
+
+
+class Clock:
+    """A loop's clock that only moves when somebody sleeps."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.slept = 100.0, 0.0
+        loop = SimpleNamespace(time=lambda: self.now)
+        monkeypatch.setattr(asyncio, "sleep", self.sleep)
+        monkeypatch.setattr(asyncio, "get_running_loop", lambda: loop)
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_what_is_allowed_a_minute_is_spread_over_it(clock: Clock) -> None:
+    pace = endpoint._Pace(30)  # every two seconds
+    assert [pace.take(1) for _ in range(3)] == [100.0, 102.0, 104.0]
+    clock.now = 103.0
+    assert pace.take(1) == 106.0
+    clock.now = 120.0  # what was not used is not saved up
+    assert [pace.take(1) for _ in range(2)] == [120.0, 122.0]
+
+
+def test_more_at_once_waits_longer_and_what_turns_out_more_is_made_up_for(clock: Clock) -> None:
+    pace = endpoint._Pace(600)  # ten tokens a second
+    assert pace.take(50) == 100.0
+    assert pace.take(10) == 105.0
+    pace.take_more(20)
+    assert pace.take(10) == 108.0
+    pace.take_more(-5)
+    assert pace.take(0) == 108.5
+
+
+def test_without_a_limit_nobody_waits(clock: Clock) -> None:
+    pace = endpoint._Pace(None)
+    assert [pace.take(1_000_000) for _ in range(3)] == [100.0] * 3
+
+
+def test_one_who_waits_for_a_turn_sleeps_until_then_and_no_longer_once_all_is_to_end(
+    clock: Clock, client: Callable[..., Client]
+) -> None:
+    asking = endpoint._Asking(client(), iter([]), None, None, None)
+
+    def wait(until: float) -> None:
+        with suppress(StopIteration):
+            asking._wait_until(until).send(None)
+
+    wait(99.0)
+    assert clock.slept == 0.0
+    wait(103.5)
+    assert clock.now == 103.5
+    asking.stopping = True
+    wait(1_000.0)
+    assert clock.now == 103.5
+
+
+def test_an_end_while_others_wait_for_their_turn_comes_at_once(
+    chat_server: Any, client: Callable[..., Client], response: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "_PATIENCE_S", 0.01)
+    chat_server.reply = lambda _: response(401, "{}")
+    # the second of the chats would have its turn after an hour
+    hourly = client(requests_per_minute=1, concurrency=60)
+    with pytest.raises(EndpointError, match="is refused"):
+        list(hourly.ask_all(numbered(60)))
+    assert len(chat_server.requests) == 1
+
+
+class Allowance:
+    """Admits so many, `together` at a time."""
+
+    def __init__(self, most: int, together: int) -> None:
+        self.left, self.together = most, together
+        self.flying, self.peak = 0, 0
+        self.settled: list[str | None] = []
+
+    def admit(self, chat: Any) -> bool | None:
+        if not self.left:
+            return False
+        if self.flying == self.together:
+            return None
+        self.left -= 1
+        self.flying += 1
+        self.peak = max(self.peak, self.flying)
+        return True
+
+    def settle(self, chat: Any, reply: Any) -> None:
+        self.flying -= 1
+        self.settled.append(reply.text if reply else None)
+
+
+def test_a_request_that_is_not_admitted_yet_waits_until_another_is_settled(
+    chat_server: Any, client: Callable[..., Client]
+) -> None:
+    allowance = Allowance(100, together=2)
+    assert len(list(client(concurrency=8).ask_all(numbered(20), None, allowance))) == 20
+    assert (allowance.peak, allowance.flying) == (2, 0)
+    assert allowance.settled == ["fine"] * 20
+
+
+def test_a_request_that_is_never_admitted_ends_the_asking(
+    chat_server: Any, client: Callable[..., Client]
+) -> None:
+    allowance = Allowance(7, together=3)
+    assert len(list(client(concurrency=4).ask_all(numbered(20), None, allowance))) == 7
+    assert len(chat_server.requests) == 7
+    assert allowance.flying == 0
+
+
+def test_a_failure_is_settled_without_a_reply(
+    chat_server: Any, client: Callable[..., Client], says: Any, response: Any
+) -> None:
+    chat_server.reply = lambda r: response(500) if asked(r) == 1 else says("fine")
+    allowance = Allowance(9, together=9)
+    list(client(concurrency=1).ask_all(numbered(3), None, allowance))
+    assert allowance.settled == ["fine", None, "fine"]
+
+
+def test_an_error_of_the_chats_themselves_comes_out_after_the_answers(
+    chat_server: Any, client: Callable[..., Client]
+) -> None:
+    def chats() -> Iterator[Any]:
+        yield from numbered(3)
+        raise DataError("line 4 is bad")
+
+    got = []
+    with pytest.raises(DataError, match="line 4 is bad"):
+        for i, _ in client(concurrency=1).ask_all(chats()):
+            got.append(i)
+    assert got == [0, 1, 2]
+
+
+def test_replies_are_kept_before_they_are_passed_on(
+    chat_server: Any, client: Callable[..., Client]
+) -> None:
+    kept: list[int] = []
+    for replies in client(concurrency=3).batches(
+        numbered(20), keep=lambda found: kept.extend(i for i, _ in found)
+    ):
+        assert {i for i, _ in replies} <= set(kept)
+    assert sorted(kept) == list(range(20))
+
+
+def test_an_error_of_keeping_ends_the_asking(
+    chat_server: Any, client: Callable[..., Client]
+) -> None:
+    def keep(_: object) -> None:
+        raise RunError("the disk is full")
+
+    with pytest.raises(RunError, match="the disk is full"):
+        list(client(concurrency=1).batches(numbered(200), keep=keep))
+    assert len(chat_server.requests) < 200
+
+
+class Interrupted(SimpleQueue):
+    """A queue at which somebody presses Ctrl-C before anything comes out of it."""
+
+    def __init__(self, presses: int, before: Callable[[], object], after: threading.Event) -> None:
+        self.presses, self.before, self.after = presses, before, after
+
+    def get(self, *arguments: Any) -> Any:
+        if self.presses:
+            self.presses -= 1
+            self.before()
+            raise KeyboardInterrupt
+        self.after.set()
+        return super().get(*arguments)
+
+
+def press(
+    monkeypatch: pytest.MonkeyPatch, presses: int, before: Callable[[], object]
+) -> threading.Event:
+    """Let somebody press Ctrl-C while replies are waited for; return what is set afterwards."""
+    after = threading.Event()
+
+    class Asking(endpoint._Asking):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.arrived = Interrupted(presses, before, after)
+
+    monkeypatch.setattr(endpoint, "_Asking", Asking)
+    return after
+
+
+def test_an_interrupt_waits_for_what_is_in_flight_and_then_comes_through(
+    chat_server: Any,
+    client: Callable[..., Client],
+    says: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    log_lines: list[str],
+) -> None:
+    flying = threading.Barrier(4, timeout=30)  # three requests, and who presses
+    pressed = press(monkeypatch, 1, flying.wait)
+
+    def reply(_: object) -> Any:
+        flying.wait()
+        pressed.wait(30)
+        return says("paid for")
+
+    chat_server.reply = reply
+    got: list[int] = []
+    kept: list[Any] = []
+    with pytest.raises(KeyboardInterrupt):
+        for replies in client(concurrency=3).batches(numbered(50), keep=kept.extend):
+            got += [i for i, answer in replies if answer.text == "paid for"]
+    assert sorted(got) == [0, 1, 2]
+    assert len(kept) == len(chat_server.requests) == 3
+    assert any("waiting for the answers in flight" in line for line in log_lines)
+
+
+def test_a_second_interrupt_drops_what_is_in_flight(
+    chat_server: Any, client: Callable[..., Client], says: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flying = threading.Event()
+    press(monkeypatch, 2, lambda: flying.wait(30))
+
+    def hang(_: object) -> Any:
+        flying.set()
+        chat_server.closing.wait()
+        return says("too late")
+
+    chat_server.reply = hang
+    with pytest.raises(KeyboardInterrupt):
+        list(client(concurrency=3).ask_all(numbered(50)))
+    assert not chat_server.closing.is_set()
+    assert not any(t.name == "ragkit-endpoint" for t in threading.enumerate())
+
+
+def test_a_reader_that_goes_away_ends_the_asking(
+    chat_server: Any, client: Callable[..., Client]
+) -> None:
+    replies = client(concurrency=2).batches(numbered(500))
+    next(iter(replies))
+    replies.close()  # type: ignore[attr-defined]
+    assert len(chat_server.requests) < 500
+    assert not any(t.name == "ragkit-endpoint" for t in threading.enumerate())

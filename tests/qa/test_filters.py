@@ -1,26 +1,37 @@
-"""Each filter on a pair that it is for, the order of the filters, and the account they keep."""
+"""Each filter on a question that it is for, the order of the filters, and the account they keep."""
 
 import random
+from typing import Any
 
 import pytest
 
+from ragkit.config.blocks import Filters
 from ragkit.data.nearduplicates import overlap_f1, words
-from ragkit.data.schema import Passage
-from ragkit.qa.filters import Candidate, Filter, _Neighbours
-from ragkit.qa.prompts import QuestionAnswer, Request
+from ragkit.data.schema import Passage, Turn
+from ragkit.qa.candidates import Candidate, merged
+from ragkit.qa.filters import FirstFilters, Sieve, _Neighbours
 
 SHORT = "too short, too long or without answer"
+NONE_SAID = "answered that there is no answer"
 
 
-def candidate(question: str, answer: str = "12 hours", split: str = "train") -> Candidate:
-    return Candidate(
-        Request(Passage("p", "text"), "factoid"), QuestionAnswer(question, answer), split
-    )
+def candidate(
+    question: str, answer: str = "12 hours", split: str = "train", **more: Any
+) -> Candidate:
+    values = {"passage_ids": ("p",), "doc_id": "d", "style": "factoid", **more}
+    return Candidate(question=question, answer=answer, split=split, **values)
 
 
-def reasons(*candidates: Candidate, held_out: tuple[str, ...] = (), leak: float = 0.7) -> list:
-    keep = Filter(held_out, leak)
-    return [keep.reason(c) for c in candidates]
+def reasons(
+    *candidates: Candidate,
+    held_out: tuple[str, ...] = (),
+    leak: float = 0.7,
+    text: str = "text",
+    language: str = "",
+    **config: Any,
+) -> list[str | None]:
+    first = FirstFilters(Filters(leak_rouge_l=leak, **config), held_out, language)
+    return [first.reason(c, [Passage("p", text)]) for c in candidates]
 
 
 @pytest.mark.parametrize(
@@ -120,29 +131,166 @@ def test_a_leak_does_not_take_its_neighbours_with_it() -> None:
     assert reasons(held, leak, other) == [None, "leak", None]
 
 
-def test_the_funnel_counts_everything_once_and_adds_up() -> None:
-    keep = Filter(["what is the longest cable that fits"], 0.7)
-    for item in (
-        candidate("Reset?"),
-        candidate("What does the text say?"),
-        candidate("How long does a B200 hold?"),
-        candidate("How long does a B200 hold?"),
-        candidate("What is the longest cable that fits?"),
-        candidate("Which fuse is in a B200?"),
-    ):
-        keep.reason(item)
-    keep.unreadable()
-    funnel = keep.funnel.to_json()
-    assert funnel == {
-        "unreadable answers": 1,
-        "generated": 6,
-        SHORT: 1,
-        "does not stand alone": 1,
-        "duplicate": 1,
-        "leak": 1,
-        "kept": 2,
-    }
-    assert list(funnel)[0] == "unreadable answers" and list(funnel)[-1] == "kept"
+NEARLY = (
+    "How can somebody reset the alarm of a gateway with the red button behind its front cover",
+    "How can anybody reset the alarm of the gateway with a red button behind the front cover",
+)
+
+
+def test_questions_of_nearly_the_same_content_words_are_near_duplicates() -> None:
+    # reset, alarm, gateway, red, button, behind, front, cover and how of both; somebody and anybody
+    one, two = ("reset alarm gateway red button behind front cover pump valve relay fuse display "
+                "port cable battery user backup log sensor supply"), "now"  # fmt: skip
+    found = reasons(candidate(one), candidate(f"{one} {two}"), candidate(one.replace("fuse", "x")))
+    # 21 of 22 words are common; 20 of 22 are 0.909; both are over 0.9
+    assert found == [None, "near-duplicate", "near-duplicate"]
+    assert reasons(*map(candidate, NEARLY)) == [None, None]  # 9 of 11
+
+
+def test_stop_words_and_order_make_no_other_question() -> None:
+    found = reasons(
+        candidate("How long is the clock of a B200 held without power?"),
+        candidate("Without power, how long does a B200 hold?"),
+        candidate("How long, without power, is the B200 clock held?"),
+    )
+    assert found == [None, None, "near-duplicate"]
+
+
+def test_questions_that_differ_in_a_figure_are_not_near_duplicates() -> None:
+    text = "reset alarm gateway red button behind front cover pump valve relay fuse of model {}"
+    found = reasons(*(candidate(text.format(name)) for name in ("B200", "B400", "b400 the")))
+    assert found == [None, None, "near-duplicate"]
+
+
+def test_a_near_duplicate_of_what_was_rejected_is_kept() -> None:
+    text = "How long does a B200 hold its clock?"
+    found = reasons(candidate(f"According to this, {text}"), candidate(f"according to it, {text}"))
+    assert found == ["does not stand alone", None]
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_a_question_that_is_copied_from_its_passage_is_rejected(split: str) -> None:
+    text = "The gateway holds its clock for 72 hours without power."
+    question = "gateway holds its clock for 72 hours without power"
+    assert reasons(candidate(question, split=split), text=text) == ["copied from the passage"]
+    assert reasons(candidate(f"{question} {question[:12]} or what"), text=text) == [None]
+    assert reasons(candidate(question), text=text, copied=1.0) == ["copied from the passage"]
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_an_answer_that_says_that_there_is_none_is_rejected(split: str) -> None:
+    item = candidate("How long is the cable?", "The passage does not say.", split)
+    assert reasons(item) == [NONE_SAID]
+
+
+GERMAN = "Das Gerät hält die Uhrzeit ohne Strom für mindestens zweiundsiebzig Stunden."
+ENGLISH = "The device keeps the time of day without any power for at least seventy-two hours."
+
+
+def test_a_question_in_another_language_than_its_passage_is_rejected() -> None:
+    german = candidate("Wie lange hält das Gerät die Uhrzeit ohne Strom?", "Drei Tage lang.")
+    english = candidate("How long does the device keep the time?", "For three days.")
+    assert reasons(german, english, text=GERMAN) == [None, "in another language"]
+    assert reasons(german, english, text=ENGLISH) == ["in another language", None]
+    assert reasons(german, english, text=ENGLISH, language="German") == [
+        None, "in another language",
+    ]  # fmt: skip
+
+
+def test_a_language_that_is_not_known_or_not_asked_after_is_not_judged() -> None:
+    german = candidate("Wie lange hält das Gerät die Uhrzeit ohne Strom?", "Drei Tage lang.")
+    assert reasons(german, text=ENGLISH, language="Klingon") == [None]
+    first = FirstFilters(Filters(language=False), ())
+    assert first.reason(german, [Passage("p", ENGLISH)]) is None
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["What does the passage say about fuses?", "one two three four five six", "one two three five"],
+)
+def test_a_test_question_is_held_to_form_alone(question: str) -> None:
+    text, held_out = "one two three four five six", ("one two three five",)
+    train, test = (candidate(question, split=split) for split in ("train", "test"))
+    assert reasons(train, held_out=held_out, text=text) != [None]
+    assert reasons(test, held_out=held_out, text=text) == [None]
+    near = candidate(f"{question}, the a", split="test")
+    assert reasons(test, near, held_out=held_out, text=text) == [None, None]
+
+
+def test_a_test_question_without_form_is_rejected() -> None:
+    held = [candidate("Reset?", split="test"), candidate("How is it reset?", "", split="test")]
+    same = candidate("How long does a B200 hold?", split="test")
+    assert reasons(*held, same, same) == [SHORT, SHORT, None, "duplicate"]
+
+
+def test_an_unanswerable_question_has_no_answer_and_every_other_has_one() -> None:
+    question = "How long does a B200 hold?"
+    open_ = candidate(question, "", answerable=False)
+    assert reasons(open_) == [None]
+    assert reasons(candidate(question, "12 hours", answerable=False)) == [SHORT]
+
+
+HISTORY = (Turn("user", "What does a B200 hold?"), Turn("assistant", "Its clock."))
+
+
+def test_a_follow_up_need_not_stand_alone_and_is_no_leak() -> None:
+    # its words are common to many conversations
+    held = candidate("For how long does it hold?", split="test", history=HISTORY)
+    other = (Turn("user", "What does a B400 hold?"), Turn("assistant", "Its log."))
+    found = reasons(held, candidate("What is it for?", history=HISTORY),
+                    candidate("For how long does it hold it?", history=other),
+                    candidate("For how long does it hold?", history=other))  # fmt: skip
+    assert found == [None, None, None, None]
+
+
+def test_the_same_follow_up_after_the_same_turns_is_a_duplicate() -> None:
+    item = candidate("And for how long?", history=HISTORY)
+    assert reasons(item, item) == [None, "duplicate"]
+
+
+def test_what_two_passages_ask_in_the_same_words_is_one_example_of_both() -> None:
+    first = FirstFilters(Filters(), ())
+    question = "How long does a B200 hold?"
+    made = [
+        candidate(question, "72 hours", passage_ids=("a",)),
+        candidate(question.upper(), "three days", passage_ids=("b",)),
+        candidate(question, "72 hours", passage_ids=("c",)),
+        candidate(question, "", passage_ids=("d",), answerable=False),
+    ]
+    found = [first.reason(c, [Passage("x", "text")]) for c in made]
+    assert found == [None, "duplicate", "duplicate", "duplicate"]
+    example = made[0].example
+    whole = merged(example, first.others(made[0]))
+    assert whole.positive_ids == ("a", "b", "c")
+    assert whole.answers == ("72 hours", "three days")
+    assert (whole.id, whole.question) == (example.id, question)
+
+
+def test_an_unanswerable_question_that_another_passage_answers_is_noted() -> None:
+    first = FirstFilters(Filters(), ())
+    open_ = candidate("How long does a B200 hold?", "", passage_ids=("a",), answerable=False)
+    answered = candidate("How long does a B200 hold?", "72 hours", passage_ids=("b",))
+    found = [first.reason(c, [Passage("x", "text")]) for c in (open_, answered)]
+    assert found == [None, "duplicate"]
+    assert first.others(open_) == [(("b",), "72 hours")]
+
+
+def test_the_account_counts_everything_once_in_the_order_of_the_filters() -> None:
+    written: list[dict[str, Any]] = []
+    sieve = Sieve(written.append)
+    sieve.unreadable("no JSON", ("p",), "x" * 3_000)
+    sieve.reject(candidate("Reset?"), SHORT)
+    sieve.reject(candidate("A lamp?"), SHORT)
+    sieve.reject(candidate("How is it?"), "refused by the critic", detail="vague")
+    sieve.counts["generated"], sieve.counts["kept"], sieve.counts["requests"] = 5, 2, 9
+    counts = sieve.to_json()
+    assert list(counts) == ["unreadable answers", "generated", *Sieve.REASONS, "kept"]
+    assert {name: n for name, n in counts.items() if n} == {
+        "unreadable answers": 1, "generated": 5, SHORT: 2, "refused by the critic": 1, "kept": 2,
+    }  # fmt: skip
+    assert len(written[0]["answer"]) == 2_000 and written[0]["passage_ids"] == ["p"]
+    assert written[3]["detail"] == "vague"
+    assert (written[1]["question"], written[1]["split"]) == ("Reset?", "train")
 
 
 def test_the_nearest_question_is_that_of_a_search_through_all() -> None:

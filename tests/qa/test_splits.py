@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ragkit.qa.splits import split_documents
+from ragkit.qa.splits import document_groups, split_documents
 
 NAMES = [f"Guide {i}, größer" for i in range(4_000)]
 
@@ -65,3 +65,36 @@ def test_two_processes_with_different_hash_seeds_split_alike() -> None:
     assert first_hash != second_hash
     assert first == second
     assert json.loads(first) == split_documents([f"doc {i}" for i in range(200)], 0.2, 0.2)
+
+
+def test_documents_that_are_kept_together_are_in_one_split() -> None:
+    together = {f"Guide {i}, größer": f"Guide {i - i % 4}, größer" for i in range(400)}
+    found = split_documents(NAMES, 0.3, 0.3, together=together)
+    for i in range(400):
+        assert found[f"Guide {i}, größer"] == found[f"Guide {i - i % 4}, größer"]
+    assert len({found[f"Guide {i}, größer"] for i in range(0, 400, 4)}) == 3
+    alone = split_documents(NAMES, 0.3, 0.3)
+    assert all(found[name] == alone[name] for name in NAMES[400:])
+
+
+def test_documents_that_share_a_fifth_of_the_smaller_ones_passages_are_a_group() -> None:
+    sizes = {"a": 100, "b": 10, "c": 11}
+    groups = [["a", "b"], ["b", "a", "a"], ["a", "c"], ["a", "c"]]
+    # 2 of 10, and 2 of 11
+    assert document_groups(sizes, groups) == {"b": "a"}
+
+
+def test_groups_that_share_a_document_are_one_under_its_first_name() -> None:
+    sizes = dict.fromkeys("abcde", 5)
+    groups = [["d", "e"], ["c", "d"], ["a", "b"]]
+    assert document_groups(sizes, groups) == {"b": "a", "d": "c", "e": "c"}
+
+
+def test_two_documents_are_a_group_whoever_else_has_their_passages() -> None:
+    # a and c share five passages of ten, each with another large document between them
+    sizes = {"a": 10, "c": 10, **{f"b{i}": 100 for i in range(5)}}
+    assert document_groups(sizes, [["a", f"b{i}", "c"] for i in range(5)]) == {"c": "a"}
+
+
+def test_copies_within_a_document_make_no_group() -> None:
+    assert document_groups({"a": 2, "b": 2}, [["a", "a"], ["b", "b"]]) == {}

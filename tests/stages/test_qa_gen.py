@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -47,15 +48,21 @@ def subject(request: dict[str, Any]) -> list[str]:
     return [word.strip(".") for word in text.split() if word.startswith("word")]
 
 
+def duration(text: str) -> str:
+    """Return how long a passage says that something takes."""
+    return re.findall(r"takes (\d+ hours)", text)[0]
+
+
 def answer(request: dict[str, Any]) -> str:
     """Answer as a model does: good pairs, bad pairs, the same again, and now and then rubbish."""
     own, how = subject(request), "how-to" if "somebody with a goal" in str(request) else "factoid"
     if int(own[0][4:]) % 7 == 0:
         return "I am sorry, I cannot do that."
+    hours = duration(request["messages"][-1]["content"])
     pairs = [
-        (f"{' '.join(own[:4])} {how}?", "2 hours"),
-        ("What does the passage say?", "Much."),
-        (f"alpha beta gamma delta epsilon zeta {own[0]}?", "2 hours"),
+        (f"{' '.join(own[:4])} {how}?", hours),
+        (f"What does the passage say of {own[0]}?", hours),
+        (f"alpha beta gamma delta epsilon zeta {own[0]}?", hours),
         (f"{' '.join(own[4:])} now?", ""),
     ]
     return f"Sure:\n{json.dumps({'pairs': [{'question': q, 'answer': a} for q, a in pairs]})}"
@@ -65,12 +72,14 @@ def answer(request: dict[str, Any]) -> str:
 def openai(chat_server: Any, says: Any) -> dict[str, Any]:
     """The configuration of a teacher behind the chat server."""
     chat_server.reply = lambda request: says(answer(request))
-    return {"type": "openai", "model": "m", "base_url": chat_server.url, "concurrency": 4}
+    server = {"type": "openai", "model": "m", "base_url": chat_server.url, "concurrency": 4}
+    return {**server, "structured": False}
 
 
 @pytest.fixture
 def values(passages: Path) -> dict[str, Any]:
-    return {"input": str(passages), "splits": SPLITS, "styles": STYLES}
+    asked = {"styles": STYLES, "unanswerable": 0, "filters": {"round_trip": None}}
+    return {"input": str(passages), "splits": SPLITS, **asked}
 
 
 def final(path: Path) -> dict[str, bytes]:
@@ -100,9 +109,12 @@ def test_the_files_hold_corpus_splits_rejections_and_their_account(
     examples = [e for s in splits.values() for e in s]
     assert len({e.id for e in examples}) == len(examples)
     for example in examples:
-        assert set(words(example.question)) & set(words(corpus[example.positive_ids[0]].text))
-        assert example.answers == ("2 hours",)
+        text = corpus[example.positive_ids[0]].text
+        assert set(words(example.question)) & set(words(text))
+        assert example.answers == (duration(text),)
         assert example.meta["style"] in STYLES
+    pointing = {name for name, s in splits.items() for e in s if "passage" in e.question}
+    assert pointing == {"test"}  # which is held to form alone
     funnel, rejected = read_json(path / "funnel.json"), read_jsonl(path / "rejected.jsonl")
     reasons = Counter(r["reason"] for r in rejected if "question" in r)
     assert funnel["kept"] == len(examples)
@@ -195,10 +207,10 @@ from ragkit.stages.pipeline import run_stage
 import json
 
 append, left = Journal.append, [int(sys.argv[1])]
-def append_and_die(self, record):
-    append(self, record)
-    left[0] -= 1
-    if left[0] == 0:
+def append_and_die(self, records):
+    append(self, records)
+    left[0] -= len(records)
+    if left[0] <= 0:
         os.kill(os.getpid(), signal.SIGKILL)
 Journal.append = append_and_die
 module = STAGES["qa-gen"].load()
@@ -230,7 +242,8 @@ def test_a_killed_run_goes_on_without_asking_again_and_ends_like_one_that_was_no
     done = child(_KILLED, "9", json.dumps(values))
     assert done.returncode == -signal.SIGKILL, done.stderr
     journal = tmp_path / "killed" / "journal.jsonl"
-    assert len(journal.read_text().splitlines()) == 9
+    bought = len(journal.read_text().splitlines())
+    assert 9 <= bought < everything.total()
     assert not (tmp_path / "killed" / "train.jsonl").exists()
     with journal.open("ab") as f:
         f.write(b'{"key": "cut sho')  # as if killed while writing
@@ -238,7 +251,7 @@ def test_a_killed_run_goes_on_without_asking_again_and_ends_like_one_that_was_no
     path = stage("qa-gen", **values)
     again = asked(chat_server)
     assert max(again.values()) == 1
-    assert again.total() == everything.total() - 9
+    assert again.total() == everything.total() - bought
     assert set(again) < set(everything)
     assert final(path) == final(whole)
     assert read_json(path / "run.json")["status"] == "done"
@@ -313,20 +326,20 @@ def test_too_many_requests_without_an_answer_stop_the_run_and_only_they_are_aske
     assert len(chat_server.requests) == asked + 2
 
 
-def test_the_rules_make_the_same_files_whatever_the_hash_seed(
-    values: dict[str, Any], tmp_path: Path
-) -> None:
+def test_the_rules_make_the_same_files_whatever_the_hash_seed(tmp_path: Path) -> None:
     found = []
     for seed in ("1", "2"):
-        values |= {"input": str(DEMO), "limit": 60, "output": str(tmp_path / seed)}
-        done = child(_KILLED, "-1", json.dumps(values), PYTHONHASHSEED=seed)
+        rules = {"input": str(DEMO), "limit": 60, "filters": {"round_trip": None}}
+        rules |= {"splits": SPLITS, "output": str(tmp_path / seed)}
+        done = child(_KILLED, "1", json.dumps(rules), PYTHONHASHSEED=seed)
         assert done.returncode == 0, done.stderr
         found.append(final(tmp_path / seed))
     assert found[0] == found[1]
 
 
 def test_the_rules_work_on_a_file_alone(stage: Callable[..., Path], tmp_path: Path) -> None:
-    path = stage("qa-gen", input=str(DEMO), output=str(tmp_path / "run"))
+    rules = {"input": str(DEMO), "filters": {"round_trip": {"model": None}}}
+    path = stage("qa-gen", **rules, output=str(tmp_path / "run"))
     corpus = read_corpus(path / "corpus.jsonl")
     train = read_examples(path / "train.jsonl", corpus)
     assert len(train) > 100
@@ -339,12 +352,14 @@ def test_a_question_of_two_passages_is_one_example_that_both_answer(
 ) -> None:
     pair = {"question": "How long is the longest cable?", "answer": "3 m"}
     chat_server.reply = lambda _: says(json.dumps([pair]))
-    (tmp_path / "rows.csv").write_text("id,title,text\na,Guide,One text.\nb,Guide,Another.\n")
+    (tmp_path / "rows.csv").write_text("id,title,text\na,Guide,One of 3 m.\nb,Guide,Two of 3 m.\n")
     path = stage(
         "qa-gen",
         input=str(tmp_path / "rows.csv"),
         teacher=openai,
         splits={"dev": 0, "test": 0},
+        unanswerable=0,
+        filters={"round_trip": None},
         output=str(tmp_path / "run"),
     )
     (example,) = read_examples(path / "train.jsonl")
@@ -370,7 +385,7 @@ def test_a_recording_of_other_passages_is_an_error(
     record = {"passage_sha256": "0" * 64, "style": "factoid", "response": "[]"}
     write_jsonl(tmp_path / "journal.jsonl", [record])
     recorded = {"type": "recorded", "journal": str(tmp_path / "journal.jsonl")}
-    with pytest.raises(DataError, match=r"teacher \(recorded\) answered for none of 24 passages"):
+    with pytest.raises(DataError, match="the teacher answered none of 48 requests"):
         stage("qa-gen", **values, teacher=recorded, output=str(tmp_path / "run"))
 
 
@@ -393,6 +408,7 @@ def test_answers_without_a_usable_pair_are_an_error_that_names_the_files_to_read
 def test_a_split_without_examples_leaves_no_file(
     stage: Callable[..., Path], values: dict[str, Any]
 ) -> None:
-    path = stage("qa-gen", **{**values, "splits": {"dev": 0, "test": 0}})
+    rules = {"input": values["input"], "filters": {"round_trip": None}}
+    path = stage("qa-gen", **rules, splits={"dev": 0, "test": 0})
     assert (path / "train.jsonl").exists()
     assert not (path / "dev.jsonl").exists() and not (path / "test.jsonl").exists()

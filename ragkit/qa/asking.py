@@ -1,0 +1,274 @@
+"""Asking models, and never the same twice: every answer is in the journal before it is used.
+
+What is asked, and what an answer means, is others' business.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from ragkit.config.blocks import (
+    AnswerTeacher,
+    HfTeacher,
+    ModelTeacher,
+    OpenAITeacher,
+    RecordedTeacher,
+)
+from ragkit.data.files import sha256_text
+from ragkit.data.journal import Journal, Recording
+from ragkit.errors import ConfigError, EndpointError
+from ragkit.log import Meter, logger
+from ragkit.models.endpoint import Allowance, Chat, Client, Keep, Replies, Reply, Schema
+from ragkit.qa.cost import Budget, Estimate, Price, Till, Totals, prompt_bytes, read_price
+from ragkit.rag.prompts import plain_text
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to ask of a model.
+
+    subject: hash of the passages that it is about; style: what is asked about them. Recordings are
+    looked up by these two.
+    """
+
+    chat: Chat
+    subject: str
+    style: str
+
+
+class Answers(Protocol):
+    """Where the answers to items come from."""
+
+    def ask(self, items: Callable[[], Iterable[Item]], schema: Schema) -> None:
+        """Get what has to be bought; `items` gives the same things each time."""
+
+    def answer(self, item: Item) -> str | None:
+        """Return the raw answer to an item; None where there is none."""
+
+
+class Replay:
+    """A finished journal; asks nobody."""
+
+    def __init__(self, config: RecordedTeacher) -> None:
+        self.recording = Recording(config.journal)
+
+    def ask(self, items: Callable[[], Iterable[Item]], schema: Schema) -> None:
+        """Buy nothing."""
+
+    def answer(self, item: Item) -> str | None:
+        """Return what was recorded about the passages in the style."""
+        record = self.recording.get(item.subject, item.style)
+        return None if record is None else str(record["response"])
+
+
+class Model(Protocol):
+    """A model that answers chats."""
+
+    def batches(
+        self,
+        chats: Iterable[Chat],
+        schema: Schema | None,
+        allowance: Allowance | None,
+        keep: Keep | None,
+    ) -> Iterator[Replies]:
+        """Yield (position, reply) as replies come; a chat without a reply is left out.
+
+        keep: gets replies as soon as they are there
+        """
+
+
+class Desk:
+    """Asks one model what its journal does not hold, within a budget."""
+
+    def __init__(
+        self,
+        config: ModelTeacher,
+        journal: Journal,
+        budget: Budget,
+        max_silent: float,
+        price: Price | None = None,
+    ) -> None:
+        """Prepare to ask; the model itself is loaded when something is missing.
+
+        max_silent: share of the requests that may stay without an answer
+        Raises:
+            ConfigError: a limit on the cost, and no price.
+        """
+        if budget.max_cost is not None and price is None and isinstance(config, OpenAITeacher):
+            raise ConfigError(
+                f"max_cost: no price of {config.model!r} is known; name a file with it: "
+                "prices: FILE (configs/prices.yaml is one to begin with)"
+            )
+        self.config, self.journal, self.budget, self.price = config, journal, budget, price
+        self.max_silent = max_silent
+        self.totals = Totals()
+        self._parameters = json.dumps(_parameters(config))
+
+    def key(self, item: Item) -> str:
+        """Hash all that the answer depends on: prompt, passages, model, server and parameters."""
+        return sha256_text(json.dumps(item.chat), self._parameters)[:32]
+
+    def estimate(self, items: Iterable[Item]) -> Estimate:
+        """Count what is missing and how long it is."""
+        found, seen = Estimate(self.config.model), set()
+        for item in items:
+            key = self.key(item)
+            if key in seen:
+                continue
+            seen.add(key)
+            found.requests += 1
+            if record := self.journal.get(key):
+                found.known.add(record.get("usage", {}), record.get("seconds", 0.0))
+            else:
+                found.missing += 1
+                found.prompt_bytes += prompt_bytes(item.chat)
+        return found
+
+    def describe(self, estimate: Estimate) -> str:
+        """Return an estimate in a sentence."""
+        config = self.config
+        concurrency, per_minute = 1, None
+        if isinstance(config, OpenAITeacher):
+            concurrency, per_minute = config.concurrency, config.requests_per_minute
+        return estimate.line(self.price, 80 * config.n, concurrency, per_minute)
+
+    def ask(self, items: Callable[[], Iterable[Item]], schema: Schema) -> None:
+        """Ask what is missing; `items` gives the same things each time that it is called.
+
+        Raises:
+            EndpointError: more than `max_silent` of the requests got no answer.
+        """
+        estimate = self.estimate(items())
+        if not estimate.missing:
+            return
+        logger.info("%s", self.describe(estimate))
+        sent: dict[int, tuple[str, Item]] = {}
+        meter = Meter(f"asking {self.config.model}", estimate.missing, "requests")
+        held = schema if getattr(self.config, "structured", True) else None
+        chats = self._missing(items(), sent)
+
+        def keep(replies: Replies) -> None:
+            self.journal.append([self._record(*sent.pop(i), reply) for i, reply in replies])
+
+        for replies in load_model(self.config).batches(chats, held, self._till(), keep):
+            meter.advance(len(replies))
+        meter.close()
+        self.totals.bought += meter.done
+        self.totals.silent = estimate.missing - meter.done
+        self._check_silent(estimate)
+
+    def _check_silent(self, estimate: Estimate) -> None:
+        silent, limit = self.totals.silent, self.budget.exhausted
+        if limit:
+            logger.warning("%s is reached: %d requests are not asked", limit, silent)
+        if silent > self.max_silent * estimate.requests:
+            raise EndpointError(
+                f"{f'{limit} is reached: ' if limit else ''}{silent:,} of {estimate.requests:,} "
+                f"requests got no answer, more than max_silent ({self.max_silent:.0%}); the others "
+                "are in the journal: the same command asks only for the missing ones"
+            )
+
+    def _record(self, key: str, item: Item, reply: Reply) -> dict[str, Any]:
+        return {
+            "key": key,
+            "passage_sha256": item.subject,
+            "style": item.style,
+            "model": self.config.model,
+            "response": reply.text,
+            "usage": dict(reply.usage),
+            "seconds": round(reply.seconds, 3),
+            "time": round(time.time(), 3),
+        }
+
+    def answer(self, item: Item) -> str | None:
+        """Return the model's answer from the journal; None where there is none."""
+        record = self.journal.get(self.key(item))
+        if record is None:
+            return None
+        self.totals.add(record.get("usage", {}), record.get("seconds", 0.0))
+        return str(record["response"])
+
+    def _missing(self, items: Iterable[Item], sent: dict[int, tuple[str, Item]]) -> Iterator[Chat]:
+        """Yield the chats to send, noting each under its position; equal ones are sent once."""
+        position, asked = 0, set()
+        for item in items:
+            key = self.key(item)
+            if key in self.journal or key in asked:
+                continue
+            asked.add(key)
+            sent[position] = key, item
+            position += 1
+            yield item.chat
+
+    def _till(self) -> Till:
+        config = self.config
+        most = config.max_new_tokens if isinstance(config, HfTeacher) else config.max_tokens
+        return Till(self.budget, self.price, most)
+
+
+@dataclass
+class Office:
+    """What the desks of one run share: the journal, the budget and the price list."""
+
+    journal: Path
+    budget: Budget
+    max_silent: float
+    prices: Path | None = None
+    desks: dict[str, Desk] = field(default_factory=dict)
+
+    @cached_property
+    def _journal(self) -> Journal:
+        return Journal(self.journal)
+
+    def open(self, role: str, config: ModelTeacher) -> Desk:
+        """Return the desk of a configured model, and keep it under its role."""
+        price = read_price(self.prices, config.model)
+        self.desks[role] = Desk(config, self._journal, self.budget, self.max_silent, price)
+        return self.desks[role]
+
+    def answers(self, role: str, config: AnswerTeacher) -> Answers:
+        """Return the desk of a model, or a recording."""
+        if isinstance(config, RecordedTeacher):
+            return Replay(config)
+        return self.open(role, config)
+
+    def totals(self) -> dict[str, dict[str, Any]]:
+        """Return what the answers in use came to, by role."""
+        return {role: _total(desk) for role, desk in self.desks.items()}
+
+
+def load_model(config: ModelTeacher) -> Model:
+    """Load a local model, or open the connection to a server."""
+    if isinstance(config, OpenAITeacher):
+        return Client(config)
+    from ragkit.models.batched import HfModel, VllmModel
+
+    if isinstance(config, HfTeacher):
+        return HfModel(config, plain_text)
+    return VllmModel(config)
+
+
+def _total(desk: Desk) -> dict[str, Any]:
+    found, price = desk.totals, desk.price
+    cost = price.of(found.prompt_tokens, found.completion_tokens) if price else None
+    return {
+        "model": desk.config.model,
+        "answers": found.requests,
+        "asked_by_this_start": found.bought,
+        "prompt_tokens": found.prompt_tokens,
+        "completion_tokens": found.completion_tokens,
+        "cost_usd": None if cost is None else round(cost, 6),
+    }
+
+
+def _parameters(config: ModelTeacher) -> list[Any]:
+    """Return what an answer depends on beside the chat."""
+    if isinstance(config, OpenAITeacher):
+        return [config.model, config.base_url, config.temperature, config.max_tokens]
+    if isinstance(config, HfTeacher):
+        return [config.model, "hf", config.temperature, config.max_new_tokens, config.seed]
+    return [config.model, "vllm", config.temperature, config.max_tokens, config.seed]

@@ -1,0 +1,178 @@
+"""Question generation as a whole: from the plan, by the teacher, through the filters.
+
+Between two steps candidates lie in a file of the working folder. What becomes of the kept ones is
+the caller's business.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ragkit.config.blocks import AnswerTeacher, Filters
+from ragkit.data.schema import Example, Passage, Turn
+from ragkit.errors import DataError
+from ragkit.log import progress
+from ragkit.qa.asking import Office
+from ragkit.qa.candidates import Candidate, merged, read_candidates, write_candidates
+from ragkit.qa.filters import FirstFilters, Sieve
+from ragkit.qa.passes import criticised, second_answers, supported
+from ragkit.qa.plan import Plan
+from ragkit.qa.prompts import CONVERSATION, READING, UNANSWERABLE, Prompts, Request, parse
+from ragkit.qa.reading import Task, messages, mine
+from ragkit.qa.teachers import Asked
+
+ORDER = ("test", "dev", "train")  # so that no training question may be close to a held-out one
+
+
+@dataclass
+class Generation:
+    """One run of question generation: who is asked about what, and what has to hold.
+
+    split_of: of each document
+    answers, critic: who answers and who judges the questions in passes of their own
+    folder: for intermediate files
+    """
+
+    plan: Plan
+    teacher: Asked
+    corpus: Mapping[str, Passage]
+    split_of: Mapping[str, str]
+    prompts: Prompts
+    office: Office
+    filters: Filters
+    first: FirstFilters
+    folder: Path
+    answers: AnswerTeacher | None = None
+    critic: AnswerTeacher | None = None
+
+    def filtered(self, sieve: Sieve) -> Path:
+        """Take the questions through all filters, cheapest first; return the file of the kept."""
+        kept = self._spool("first", self._first_kept(sieve))
+        if self.answers:
+            desk = self.office.answers("answers", self.answers)
+            first = kept
+            kept = self._spool(
+                "answered",
+                second_answers(
+                    lambda: read_candidates(first), self.corpus, desk, self.prompts, sieve
+                ),
+            )
+        least, language = self.filters.support, self.first.language
+        left = supported(self._open(kept, sieve), self.corpus, least, language, sieve)
+        if self.filters.round_trip:
+            from ragkit.qa.meaning import Meaning  # torch, which nothing else here needs
+
+            meaning = Meaning(self.filters, self.corpus, self.folder / "index")
+            left = _passed(meaning.judge(left), sieve)
+        kept = self._spool("found", left)
+        if self.critic:
+            desk = self.office.answers("critic", self.critic)
+            found = kept
+            kept = self._spool(
+                "judged",
+                criticised(lambda: read_candidates(found), self.corpus, desk, self.prompts, sieve),
+            )
+        return kept
+
+    def examples(self, kept: Path, split: str) -> Iterator[Example]:
+        """Yield a split's examples; what several passages made is one that all of them answer."""
+        for candidate in read_candidates(kept):
+            if candidate.split == split:
+                example = candidate.example
+                yield merged(example, self.first.others(candidate))
+
+    def reading_chats(
+        self, by: Literal["patterns", "teacher"], n: int, seed: int
+    ) -> Iterator[dict[str, Any]]:
+        """Yield a chat of at most `n` exercises about each training passage that gives one."""
+        if by == "teacher":
+            self.teacher.ask(self._reading_requests)
+        for request in progress(self._reading_requests(), "reading texts", unit="passages"):
+            (passage,) = request.passages
+            if by == "patterns":
+                tasks = mine(passage.title, passage.text, n, seed)
+            else:
+                tasks = _tasks(self.teacher.answer(request))[:n]
+            if tasks:
+                meta = {"doc_id": passage.source, "kinds": [task.kind for task in tasks]}
+                chat = messages(passage.title, passage.text, tasks)
+                yield {"id": passage.id, "messages": chat, "meta": meta}
+
+    def _reading_requests(self) -> Iterator[Request]:
+        for passage in self.plan.asked():
+            if self.split_of[passage.source] == "train":
+                yield Request((passage,), READING)
+
+    def _first_kept(self, sieve: Sieve) -> Iterator[Candidate]:
+        """Yield what the cheap filters leave, test documents first."""
+        for split in ORDER:
+            requests = (r for r in self.plan.requests() if self.split_of[r.source] == split)
+            for request in progress(requests, f"{split} questions", unit="requests"):
+                answer = self.teacher.answer(request)
+                sieve.counts["requests"] += 1
+                sieve.counts["silent"] += answer is None
+                for candidate in _candidates(request, split, answer, sieve):
+                    sieve.counts["generated"] += 1
+                    if reason := self.first.reason(candidate, request.passages):
+                        sieve.reject(candidate, reason)
+                    else:
+                        yield candidate
+        if sieve.counts["silent"] == sieve.counts["requests"]:
+            raise DataError(f"the teacher answered none of {sieve.counts['requests']:,} requests")
+
+    def _open(self, kept: Path, sieve: Sieve) -> Iterator[Candidate]:
+        """Yield the candidates without those that were meant to have no answer and have one."""
+        for candidate in read_candidates(kept):
+            others = self.first.others(candidate)
+            if others and not candidate.answerable:
+                sieve.reject(candidate, "answered, and should not be", detail=others[0][1])
+            else:
+                yield candidate
+
+    def _spool(self, name: str, candidates: Iterator[Candidate]) -> Path:
+        return write_candidates(self.folder / f"{name}.jsonl", candidates)
+
+
+def _candidates(
+    request: Request, split: str, answer: str | None, sieve: Sieve
+) -> Iterator[Candidate]:
+    """Yield the questions in a teacher's answer; those of a conversation with what precedes."""
+    history: tuple[Turn, ...] = ()
+    try:
+        pairs = parse(answer) if answer is not None else []
+    except ValueError as error:
+        sieve.unreadable(str(error), request.passage_ids, str(answer))
+        return
+    for pair in pairs:
+        yield Candidate(
+            question=pair.question,
+            answer=pair.answer,
+            passage_ids=request.passage_ids,
+            doc_id=request.source,
+            style=request.style,
+            split=split,
+            history=history,
+            answerable=request.style != UNANSWERABLE,
+        )
+        if request.style == CONVERSATION:
+            if not (pair.question and pair.answer):
+                return  # what follows would go on from nothing
+            history = (*history, Turn("user", pair.question), Turn("assistant", pair.answer))
+
+
+def _passed(verdicts: Iterator[tuple[Candidate, str | None]], sieve: Sieve) -> Iterator[Candidate]:
+    for candidate, reason in verdicts:
+        if reason is None:
+            yield candidate
+        else:
+            sieve.reject(candidate, reason)
+
+
+def _tasks(answer: str | None) -> list[Task]:
+    """Return the exercises that a teacher wrote, without those that lack a part."""
+    try:
+        pairs = parse(answer or "")
+    except ValueError:
+        return []
+    return [Task("teacher", p.question, p.answer) for p in pairs if p.question and p.answer]
