@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ragkit.config.blocks import LocalModel, VllmTeacher
+from ragkit.config.blocks import LocalModel
+from ragkit.config.teaching import VllmTeacher
 from ragkit.errors import MissingExtraError
 from ragkit.models.endpoint import Allowance, Chat, Keep, Replies, Reply, Schema
 from ragkit.models.generator import Generator

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from ragkit.config.blocks import (
+from ragkit.config.teaching import (
     AnswerTeacher,
     HfTeacher,
     ModelTeacher,

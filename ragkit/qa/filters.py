@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ragkit.config.blocks import Filters
+from ragkit.config.teaching import Filters
 from ragkit.data.hashes import HashTable
 from ragkit.data.minhash import NearDuplicates
 from ragkit.data.nearduplicates import overlap_f1, words

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ragkit.config.blocks import AnswerTeacher, Filters
+from ragkit.config.teaching import AnswerTeacher, Filters
 from ragkit.data.schema import Example, Passage, Turn
 from ragkit.errors import DataError
 from ragkit.log import progress

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ragkit.config.blocks import Filters
+from ragkit.config.teaching import Filters
 from ragkit.data.minhash import figures
 from ragkit.data.schema import Passage
 from ragkit.models.encoder import Encoder

@@ -7,7 +7,7 @@ bought, `answer` returns one raw answer, which `ragkit.qa.prompts.parse` reads.
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from ragkit.config.blocks import HeuristicTeacher, RecordedTeacher, Teacher
+from ragkit.config.teaching import HeuristicTeacher, RecordedTeacher, Teacher
 from ragkit.qa.asking import Desk, Item, Office, Replay
 from ragkit.qa.heuristic import generate
 from ragkit.qa.prompts import PAIRS_SCHEMA, Prompts, QuestionAnswer, Request, dump

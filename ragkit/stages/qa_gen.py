@@ -11,17 +11,8 @@ from pydantic import Field, model_validator
 from rich.console import RenderableType
 from rich.markdown import Markdown
 
-from ragkit.config.blocks import (
-    AnswerTeacher,
-    Block,
-    Chunking,
-    DocumentSource,
-    Filters,
-    HeuristicTeacher,
-    InputPath,
-    ModelTeacher,
-    Teacher,
-)
+from ragkit.config.blocks import Block, Chunking, DocumentSource, InputPath
+from ragkit.config.teaching import AnswerTeacher, Filters, HeuristicTeacher, ModelTeacher, Teacher
 from ragkit.data.corpus import CorpusFile
 from ragkit.data.files import (
     atomic_write,

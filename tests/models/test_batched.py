@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ragkit.config.blocks import HfTeacher, VllmTeacher
+from ragkit.config.teaching import HfTeacher, VllmTeacher
 from ragkit.errors import MissingExtraError
 from ragkit.models import batched
 from ragkit.models.batched import HfModel, VllmModel

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ragkit.config.blocks import HfTeacher, OpenAITeacher, RecordedTeacher, VllmTeacher
+from ragkit.config.teaching import HfTeacher, OpenAITeacher, RecordedTeacher, VllmTeacher
 from ragkit.data.files import read_jsonl
 from ragkit.data.journal import Journal
 from ragkit.errors import ConfigError, EndpointError, RunError

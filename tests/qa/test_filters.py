@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ragkit.config.blocks import Filters
+from ragkit.config.teaching import Filters
 from ragkit.data.nearduplicates import overlap_f1, words
 from ragkit.data.schema import Passage, Turn
 from ragkit.qa.candidates import Candidate, merged

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ragkit.config.blocks import Filters
+from ragkit.config.teaching import Filters
 from ragkit.data.schema import Passage, Turn
 from ragkit.qa import meaning
 from ragkit.qa.candidates import Candidate

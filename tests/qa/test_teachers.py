@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ragkit.config.blocks import HeuristicTeacher, OpenAITeacher, RecordedTeacher
+from ragkit.config.teaching import HeuristicTeacher, OpenAITeacher, RecordedTeacher
 from ragkit.data.journal import passage_sha256
 from ragkit.data.schema import Passage
 from ragkit.errors import DataError, EndpointError

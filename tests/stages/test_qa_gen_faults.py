@@ -17,7 +17,7 @@ from typing import IO, Any
 import pytest
 
 from ragkit import cli
-from ragkit.config.blocks import OpenAITeacher
+from ragkit.config.teaching import OpenAITeacher
 from ragkit.data.files import read_examples, read_json, read_jsonl
 from ragkit.data.journal import Journal
 from ragkit.errors import EndpointError
