@@ -15,7 +15,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PositiveInt,
     ValidationInfo,
     model_validator,
 )
@@ -228,48 +227,6 @@ class Fused(Block):
 
 
 Retriever = Annotated[Bm25 | Dense | Fused, Field(discriminator="type")]
-
-
-class Contrastive(Block):
-    """The contrastive loss over in-batch passages and hard negatives."""
-
-    temperature: float = Field(0.05, gt=0, description="similarities are divided by it")
-    n_negatives: int = Field(1, ge=0, description="hard negatives a question, drawn each epoch")
-    symmetric: float = Field(0.0, ge=0, lt=1, description="share of the passage-to-query term")
-    false_negative_margin: float | None = Field(
-        None, description="leave out candidates this much above the positive's similarity"
-    )
-
-
-class TrainLoop(Block):
-    """How long, how fast and in what steps a model is trained."""
-
-    epochs: float = Field(3.0, gt=0, description="passes over the examples")
-    batch_size: int = Field(64, gt=0, description="examples a device and step")
-    gradient_accumulation: int = Field(1, gt=0, description="steps whose gradients are added up")
-    learning_rate: float = Field(2e-5, gt=0, description="highest learning rate")
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with rising rate")
-    schedule: Literal["linear", "cosine", "constant_with_warmup"] = Field(
-        "linear", description="how the learning rate falls"
-    )
-    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
-    dropout: float | None = Field(
-        0.0, ge=0, lt=1, description="while training; unset: the model's own (slower on a CPU)"
-    )
-    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
-    evaluate_every: Literal["epoch"] | PositiveInt = Field(
-        "epoch", description="epoch, or a number of steps"
-    )
-    patience: int | None = Field(
-        None, gt=0, description="evaluations without progress before a stop"
-    )
-    precision: Precision = Field(
-        "auto", description="auto: bf16 where the machine multiplies in it"
-    )
-    device: Literal["auto", "cpu"] = Field(
-        "auto", description="auto: an accelerator if there is one"
-    )
-    report_to: list[str] = Field([], description="tensorboard, wandb, trackio, ...")
 
 
 class Endpoint(Block):

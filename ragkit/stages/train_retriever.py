@@ -8,16 +8,8 @@ from typing import Self
 from pydantic import Field, ValidationInfo, model_validator
 from rich.console import RenderableType
 
-from ragkit.config.blocks import (
-    EMBEDDED,
-    Contrastive,
-    Dense,
-    EncoderOptions,
-    InputPath,
-    ModelRef,
-    TrainLoop,
-    beside,
-)
+from ragkit.config.blocks import EMBEDDED, Dense, EncoderOptions, InputPath, ModelRef, beside
+from ragkit.config.training import Contrastive, TrainLoop
 from ragkit.data.files import read_examples, read_json
 from ragkit.data.schema import Example, Passage, qrels_of
 from ragkit.errors import DataError

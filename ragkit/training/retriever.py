@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_model
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     EarlyStoppingCallback,
     Trainer,
@@ -23,17 +22,17 @@ from transformers import (
     TrainingArguments,
 )
 
-from ragkit.config.blocks import Contrastive, TrainLoop
+from ragkit.config.training import Contrastive, TrainLoop
 from ragkit.data.files import write_json, write_jsonl
 from ragkit.data.schema import Example, Passage, known_positives
-from ragkit.errors import DataError, ModelError
+from ragkit.errors import DataError
 from ragkit.log import Meter, logger
 from ragkit.models.devices import pick_device, use_bf16
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval.encode import count_cut
 from ragkit.retrieval.searchers import query_text
 from ragkit.training.collate import PairCollator, PairDataset
-from ragkit.training.losses import false_negative_mask, info_nce, symmetric_info_nce
+from ragkit.training.contrastive import ContrastiveModel
 
 Evaluate = Callable[[Encoder], Mapping[str, float]]
 
@@ -51,41 +50,6 @@ class Trained:
     best_step: int | None
     dev_before: float | None
     dev_best: float | None
-
-
-class ContrastiveModel(nn.Module):
-    """An encoder with the contrastive loss on top, as the Trainer wants it."""
-
-    def __init__(self, encoder: Encoder, loss: Contrastive) -> None:
-        super().__init__()
-        self.encoder, self.loss = encoder, loss
-
-    def forward(
-        self,
-        token_ids: Sequence[Sequence[int]],
-        n_queries: int,
-        positive: Tensor,
-        ignore: Tensor,
-        example_ids: Sequence[str],
-    ) -> dict[str, Tensor]:
-        """Encode queries and passages in one pass; return {"loss": scalar}."""
-        vectors = self.encoder(token_ids)
-        with torch.autocast(vectors.device.type, enabled=False):
-            similarities = vectors[:n_queries] @ vectors[n_queries:].T
-            margin = self.loss.false_negative_margin
-            if margin is not None:
-                ignore = ignore | false_negative_mask(similarities.detach(), positive, margin)
-            scores = similarities / self.loss.temperature
-            if self.loss.symmetric:
-                loss = symmetric_info_nce(scores, positive, ignore, self.loss.symmetric)
-            else:
-                loss = info_nce(scores, positive, ignore)
-        if not math.isfinite(loss.item()):
-            raise ModelError(
-                f"the loss is {loss.item()} on a batch with the examples "
-                f"{', '.join(example_ids[:5])}, ...; lower the learning rate or set precision: fp32"
-            )
-        return {"loss": loss}
 
 
 class RetrieverTrainer(Trainer):

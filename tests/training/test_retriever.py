@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ragkit.config.blocks import Contrastive, Dense, EncoderOptions, TrainLoop
+from ragkit.config.blocks import Dense, EncoderOptions
+from ragkit.config.training import Contrastive, TrainLoop
 from ragkit.data.schema import Example, Passage, known_positives, qrels_of
 from ragkit.errors import DataError, ModelError
 from ragkit.evaluation.ranking import evaluate
@@ -20,8 +21,8 @@ from ragkit.evaluation.summary import mean_scores
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval.searchers import DenseSearcher
 from ragkit.training.collate import PairCollator, PairDataset
+from ragkit.training.contrastive import ContrastiveModel
 from ragkit.training.retriever import (
-    ContrastiveModel,
     Trained,
     last_checkpoint,
     train_retriever,
