@@ -9,6 +9,7 @@ import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from ragkit.data.hashes import HashTable
@@ -85,6 +86,7 @@ class Example:
     """A question, its reference answers and the passages that answer it.
 
     `answers` may be empty for retriever-only data. An unanswerable question has no positives.
+    `scores` are a teacher's of positives and negatives, {passage id: score}, for distillation.
     """
 
     id: str
@@ -95,6 +97,7 @@ class Example:
     history: tuple[Turn, ...] = ()
     answerable: bool = True
     meta: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def asked(self) -> str:
@@ -110,6 +113,7 @@ class Example:
             answers=list(self.answers),
             positive_ids=list(self.positive_ids),
             negative_ids=list(self.negative_ids),
+            scores=dict(self.scores),
             history=[{"role": t.role, "content": t.content} for t in self.history],
             meta=dict(self.meta),
         )
@@ -118,7 +122,8 @@ class Example:
 
 PASSAGE_KEYS = ("id", "text", "title", "doc_id", "meta")
 EXAMPLE_KEYS = (
-    "id", "question", "answers", "positive_ids", "negative_ids", "history", "answerable", "meta",
+    "id", "question", "answers", "positive_ids", "negative_ids", "scores", "history", "answerable",
+    "meta",
 )  # fmt: skip
 
 
@@ -166,6 +171,7 @@ def parse_example(record: object) -> Example:
         answers=answers,
         positive_ids=positives,
         negative_ids=_strings(fields, "negative_ids"),
+        scores=_scores(fields),
         history=_history(fields),
         answerable=answerable,
         meta=_mapping(fields, "meta"),
@@ -271,6 +277,14 @@ def _strings(fields: Mapping[str, Any], key: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
         raise ValueError(f"{key}: a list of strings, not {_short(repr(value))}")
     return tuple(value)
+
+
+def _scores(fields: Mapping[str, Any]) -> dict[str, float]:
+    scores = _mapping(fields, "scores")
+    for passage_id, score in scores.items():
+        if isinstance(score, bool) or not isinstance(score, int | float) or not isfinite(score):
+            raise ValueError(f"scores: {passage_id}: a number was expected, not {score!r}")
+    return {passage_id: float(score) for passage_id, score in scores.items()}
 
 
 def _mapping(fields: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -25,7 +25,9 @@ def test_a_passage_with_all_fields_goes_to_json_and_back() -> None:
 
 def test_an_example_with_all_fields_goes_to_json_and_back() -> None:
     turns = (Turn("user", "Hi"), Turn("assistant", "Hello"))
-    example = Example("e1", "Why?", ("Because",), ("p1",), ("p2",), turns, True, {"style": "x"})
+    example = Example(
+        "e1", "Why?", ("Because",), ("p1",), ("p2",), turns, True, {"style": "x"}, {"p1": 1.5}
+    )
     assert parse_example(example.to_json()) == example
 
 
@@ -82,6 +84,8 @@ def test_a_passage_that_is_wrong_is_refused_with_the_field(record: object, probl
         ({"answers": "one"}, "answers: a list of strings, not 'one'"),
         ({"positive_ids": [1]}, "positive_ids: a list of strings"),
         ({"negative_ids": {"a": 1}}, "negative_ids: a list of strings"),
+        ({"scores": {"p": "high"}}, "scores: p: a number was expected, not 'high'"),
+        ({"scores": {"p": True}}, "scores: p: a number was expected, not True"),
         ({"answerable": "no"}, "answerable: true or false, not 'no'"),
         ({"answerable": False, "positive_ids": ["p"]}, "answerable: false, but it has"),
         ({"history": "x"}, "history: a list, not 'x'"),
