@@ -68,8 +68,18 @@ class Run:
 
 
 def config_hash(command: str, config: StageConfig) -> str:
-    """Return eight hex digits that name a command with its configuration."""
-    return sha256_text(command, json.dumps(_plain(config), sort_keys=True))[:8]
+    """Return eight hex digits that name a command with its configuration.
+
+    What may change between two starts is left out: they shall find the same run directory.
+    """
+    return sha256_text(command, json.dumps(_lasting(_plain(config)), sort_keys=True))[:8]
+
+
+def _lasting(value: Any) -> Any:
+    """Return a configuration without the keys that no result depends on, at every depth."""
+    if isinstance(value, dict):
+        return {k: _lasting(v) for k, v in value.items() if k not in StageConfig.UNCOMPARED}
+    return [_lasting(v) for v in value] if isinstance(value, list) else value
 
 
 def default_path(command: str, config: StageConfig) -> Path:

@@ -18,6 +18,8 @@ from ragkit import runs
 from ragkit.config.blocks import Block, InputPath, ModelRef, StageConfig
 from ragkit.data.files import read_json
 from ragkit.errors import RunError
+from ragkit.stages import qa_gen
+from ragkit.stages.pipeline import Config as Pipeline
 
 
 class Size(Block):
@@ -392,3 +394,20 @@ def test_a_folder_of_documents_is_hashed_with_all_that_is_in_it(tmp_path: Path) 
     second = runs.hash_of(folder)
     (folder / "checkpoints" / "page.md").write_text("d")
     assert len({first, second, runs.hash_of(folder)}) == 3
+
+
+def test_what_no_result_depends_on_does_not_change_the_folders_name() -> None:
+    teacher = {"type": "openai", "model": "m", "concurrency": 4}
+    given = {"input": __file__, "teacher": teacher, "max_cost": 1.0, "max_requests": 9}
+    config = qa_gen.Config.model_validate(given)
+    other = {**given, "teacher": {**teacher, "concurrency": 64}, "max_cost": 2.0}
+    name = runs.default_path("qa-gen", config)
+    assert name == runs.default_path("qa-gen", qa_gen.Config.model_validate(other))
+    hotter = qa_gen.Config.model_validate({**given, "teacher": {**teacher, "temperature": 1.0}})
+    assert name != runs.default_path("qa-gen", hotter)
+
+    def pipeline(config: dict[str, object]) -> Path:
+        steps = [{"id": "a", "run": "qa-gen", "with": config}]
+        return runs.default_path("run", Pipeline.model_validate({"steps": steps}))
+
+    assert pipeline(given) == pipeline(other) != pipeline({**given, "seed": 1})

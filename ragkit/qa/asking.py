@@ -143,8 +143,11 @@ class Desk:
             EndpointError: more than `max_silent` of the requests got no answer.
         """
         estimate = self.estimate(items())
-        if not estimate.missing:
-            return
+        if estimate.missing:
+            with self.journal.asking() as news:
+                self._ask(items, schema, self.estimate(items()) if news else estimate)
+
+    def _ask(self, items: Callable[[], Iterable[Item]], schema: Schema, estimate: Estimate) -> None:
         logger.info("%s", self.describe(estimate))
         sent: dict[int, tuple[str, Item]] = {}
         meter = Meter(f"asking {self.config.model}", estimate.missing, "requests")

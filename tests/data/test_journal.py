@@ -3,6 +3,10 @@
 import errno
 import json
 import os
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +194,101 @@ def test_a_full_disk_is_one_message_and_what_was_there_stays(
     journal.append([LATER])
     assert Journal(path).get("first") == FIRST
     assert Journal(path).get("later") == journal.get("later") == LATER
+
+
+FULL = """
+import json, resource, signal, sys
+from pathlib import Path
+from ragkit.data.journal import Journal
+from ragkit.errors import RunError
+
+path, records, limit = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+journal = Journal(path)
+journal.append(records[:1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+try:
+    journal.append(records[1:-1])
+except RunError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+journal.append(records[-1:])
+"""
+
+
+@pytest.mark.parametrize(("size", "count", "limit"), [(1000, 2, 700), (200, 20, 4000)])
+def test_a_file_that_may_grow_no_further_keeps_its_whole_records(
+    tmp_path: Path, size: int, count: int, limit: int
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    records = [FIRST, *(record(f"k{i}", "z" * size) for i in range(count)), LATER]
+    given = [sys.executable, "-c", FULL, str(path), json.dumps(records), str(limit)]
+    printed = subprocess.run(given, capture_output=True, text=True, check=True).stdout
+    assert printed == f"{path}: cannot be written: File too large\n"
+    assert list(read_journal(path)) == [FIRST, LATER]
+
+
+def test_the_line_that_another_process_left_unfinished_costs_only_itself(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.append([FIRST])
+    with path.open("ab") as f:  # another process on the same journal, killed while it wrote
+        f.write(line(NEXT)[:40])
+    journal.append([LATER])
+    assert path.read_bytes() == line(FIRST) + line(LATER)
+    assert journal.get("later") == Journal(path).get("later") == LATER
+
+
+def test_the_last_line_is_found_however_long_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    long = record("long", "x" * 200_000)
+    path.write_bytes(line(FIRST) + line(long)[:-5])
+    assert len(Journal(path)) == 1
+    assert path.read_bytes() == line(FIRST)
+    path.write_bytes(line(FIRST) + line(long)[:-1])
+    assert len(Journal(path)) == 2
+
+
+def test_who_asks_reads_first_what_others_have_bought(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    mine, other = Journal(path), Journal(path)
+    mine.append([FIRST])
+    with other.asking() as news:
+        assert news and other.get("first") == FIRST
+        other.append([NEXT])
+    with other.asking() as news:
+        assert not news
+    with mine.asking() as news:
+        assert news and mine.get("next") == NEXT
+
+
+def test_only_one_asks_with_a_journal_and_the_others_wait(
+    tmp_path: Path, log_lines: list[str]
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal, other = Journal(path), Journal(path)
+    seen: list[int] = []
+
+    def ask() -> None:
+        with other.asking() as news:
+            seen.append(len(other) if news else -1)
+
+    with journal.asking():
+        waiting = threading.Thread(target=ask)
+        waiting.start()
+        while not log_lines:
+            time.sleep(0.01)
+        journal.append([FIRST])
+        assert not seen
+    waiting.join(timeout=30)
+    assert seen == [1]
+    assert log_lines == [f"{path}: waiting for another run that asks with this journal"]
+
+
+def test_of_two_records_of_one_key_the_first_counts(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(line(FIRST) + line({**FIRST, "response": "bought twice"}))
+    journal = Journal(path)
+    assert journal.get("first") == FIRST
+    journal.append([{**FIRST, "response": "and again"}])
+    assert journal.get("first") == Journal(path).get("first") == FIRST
