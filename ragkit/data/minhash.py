@@ -8,7 +8,6 @@ two devices, are never near-duplicates. The exact similarity of two texts is
 """
 
 import hashlib
-import re
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ragkit.data.nearduplicates import UNSPACED, words
+from ragkit.data.nearduplicates import figures, words
 from ragkit.data.schema import Passage
 from ragkit.data.strings import Strings
 
@@ -28,7 +27,6 @@ _BANDS = _BYTES // 3
 _ROWS = 1024  # shingles hashed at a time, one megabyte
 _PAIRS = 1 << 16  # compared at a time
 _NOT_INDEXED = 1024  # signatures that are compared one by one before they are sorted by bands
-_PART = re.compile(rf"[^\W{UNSPACED}]+(?:[.,:/-][^\W{UNSPACED}]+)*")
 
 
 def signature(tokens: Sequence[str], n: int = 3) -> Signatures:
@@ -53,12 +51,6 @@ def similarity(a: Signatures, b: Signatures) -> NDArray[np.float64]:
     count = np.bitwise_count(unequal & np.uint64(0x5555_5555_5555_5555)).sum(axis=-1)
     # two bits of unequal hashes are equal once in four
     return np.asarray(1 - count / _HASHES * (4 / 3))
-
-
-def figures(text: str) -> frozenset[str]:
-    """Return the words of a text that have digits in them: 1.5, 230V, m8, 2024-05-01."""
-    found = (part for part in _PART.findall(text.lower()) if not part.isalpha())
-    return frozenset(part for part in found if any(map(str.isdigit, part)))
 
 
 def group_near_duplicates(passages: Iterable[Passage], threshold: float = 0.8) -> list[list[str]]:

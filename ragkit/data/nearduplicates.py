@@ -1,16 +1,34 @@
 """Near-duplicate texts, by the overlap of their words."""
 
 import re
-from collections.abc import Iterable
+import sys
+import unicodedata
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from math import ceil
 
 # scripts that are written without spaces count by the character
 UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0e7f"
-_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
+# marks belong to the letter before them: accents, points of Hebrew and Arabic, vowels of India
+_MARKS = "\u0300-\u036f\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0970-\u0dff"
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}](?:[^\W{UNSPACED}]|[{_MARKS}])*")
+_PART = re.compile(rf"[^\W{UNSPACED}]+(?:[.,:/-][^\W{UNSPACED}]+)*")
 
 
 def words(text: str) -> list[str]:
     """Return the words of a text, lower case; single characters in Chinese, Japanese, Thai."""
-    return _WORD.findall(text.lower())
+    return _WORD.findall(_normal(text))
+
+
+def figures(text: str) -> frozenset[str]:
+    """Return the words of a text that have digits in them: 1.5, 230V, m8, 2024-05-01."""
+    found = (part for part in _PART.findall(_normal(text)) if not part.isalpha())
+    return frozenset(part for part in found if any(map(str.isdigit, part)))
+
+
+def _normal(text: str) -> str:
+    return (text if text.isascii() else unicodedata.normalize("NFC", text)).lower()
 
 
 def shingles(text: str, n: int = 3) -> frozenset[tuple[str, ...]]:
@@ -39,3 +57,47 @@ def overlap_f1(a: Iterable[str], b: Iterable[str]) -> float:
             row[j] = previous + 1 if word == other else max(row[j], row[j - 1])
             previous = above
     return 2 * row[-1] / (len(left) + len(right))
+
+
+class Neighbours:
+    """Questions by their words, to find one that is nearly the same as another.
+
+    Two that differ in a word with digits are not: near-misses ask about two devices or versions.
+    """
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self._texts: list[tuple[Sequence[str], int]] = []
+        self._with: dict[str, array[int]] = {}
+        for text in texts:
+            self.add(text)
+
+    def add(self, text: str) -> None:
+        """Add a text."""
+        tokens = [sys.intern(word) for word in words(text)]  # a word is in memory once
+        for word in set(tokens):
+            self._with.setdefault(word, array("I")).append(len(self._texts))
+        self._texts.append((tokens, hash(figures(text))))
+
+    def near(self, text: str, least: float) -> int | None:
+        """Return the first text, counted from 0, whose ROUGE-L F1 with this reaches `least`."""
+        tokens, marks = words(text), hash(figures(text))
+        # F1 = 2 c / (a + b) with c words in common; c <= b, so c is at least this for any b:
+        common = max(ceil(least * len(tokens) / (2 - least) - 1e-9), 1)
+        counts = Counter(tokens)
+        rare = sorted(counts, key=lambda word: len(self._with.get(word, ())))
+        candidates: set[int] = set()
+        missed = 0  # words that a text with none of those before has not
+        for word in rare:
+            if missed > len(tokens) - common:
+                break
+            candidates.update(self._with.get(word, ()))
+            missed += counts[word]
+        for i in sorted(candidates):
+            other, other_marks = self._texts[i]
+            if marks != other_marks:
+                continue
+            most = min(sum(counts[w] for w in counts.keys() & set(other)), len(other))
+            total = len(tokens) + len(other)
+            if 2 * most >= least * total - 1e-9 and overlap_f1(tokens, other) >= least:
+                return i
+        return None

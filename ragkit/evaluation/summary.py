@@ -7,7 +7,7 @@ of its mean.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ragkit.data.nearduplicates import overlap_f1, words
+from ragkit.data.nearduplicates import Neighbours
 from ragkit.data.schema import Example
 from ragkit.evaluation.significance import interval
 
@@ -51,22 +51,13 @@ def slices_by(examples: Sequence[Example], keys: Sequence[str]) -> dict[str, lis
 def leaks(
     test: Sequence[Example], train: Sequence[Example], limit: float
 ) -> list[tuple[Example, Example]]:
-    """Return the pairs of a test and a training question whose ROUGE-L reaches `limit`."""
-    by_word: dict[str, set[int]] = {}
-    asked = [words(e.asked) for e in train]
-    for i, tokens in enumerate(asked):
-        for word in tokens:
-            by_word.setdefault(word, set()).add(i)
-    found = []
-    for example in test:
-        tokens = words(example.asked)
-        near = {i for word in tokens for i in by_word.get(word, ())}
-        for i in sorted(near):
-            shorter, longer = sorted((len(tokens), len(asked[i])))
-            if 2 * shorter / (shorter + longer) >= limit and overlap_f1(tokens, asked[i]) >= limit:
-                found.append((example, train[i]))
-                break
-    return found
+    """Return the pairs of a test and the first training question that are nearly the same.
+
+    They have the same words with digits, and a ROUGE-L of at least `limit`.
+    """
+    asked = Neighbours(e.asked for e in train)
+    near = ((e, asked.near(e.asked, limit)) for e in test)
+    return [(e, train[i]) for e, i in near if i is not None]
 
 
 def _cell(values: list[float], clusters: list[str], seed: int) -> dict[str, Any]:

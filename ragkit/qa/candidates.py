@@ -3,18 +3,24 @@
 They lie in a file between two filters, so that memory does not grow with the corpus.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ragkit.data.files import read_records, sha256_text, write_jsonl
 from ragkit.data.schema import Example, Turn
 
+Other = tuple[tuple[str, ...], str]
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A generated question with its answer, the passages it came from and the split it is for."""
+    """A generated question with its answer, the passages it came from and the split it is for.
+
+    others: (passage ids, answer) of the same question, made from other passages
+    """
 
     question: str
     answer: str
@@ -24,17 +30,30 @@ class Candidate:
     split: str
     history: tuple[Turn, ...] = ()
     answerable: bool = True
+    others: tuple[Other, ...] = ()
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """What the user has said, the question last."""
+        return (*(turn.content for turn in self.history if turn.role == "user"), self.question)
+
+    @property
+    def key(self) -> int:
+        """What is equal for equal questions, in this process alone: C++ is not C#."""
+        return hash(tuple(map(_normal, self.turns)))
 
     @property
     def example(self) -> Example:
         """The example that it becomes."""
-        turns = [turn.content for turn in self.history]
+        said = [turn.content for turn in self.history]
         about = {} if self.answerable else {"about": self.passage_ids[0]}
+        ids = dict.fromkeys([*self.passage_ids, *(i for ids, _ in self.others for i in ids)])
+        answers = dict.fromkeys([self.answer, *(answer for _, answer in self.others)])
         return Example(
-            id=sha256_text(self.passage_ids[0], *turns, self.question)[:16],
+            id=sha256_text(self.passage_ids[0], *said, self.question)[:16],
             question=self.question,
-            answers=(self.answer,) if self.answer else (),
-            positive_ids=self.passage_ids if self.answerable else (),
+            answers=tuple(answer for answer in answers if answer),
+            positive_ids=tuple(ids) if self.answerable else (),
             history=self.history,
             answerable=self.answerable,
             meta={"style": self.style, "doc_id": self.doc_id, **about},
@@ -51,6 +70,7 @@ class Candidate:
             "split": self.split,
             "history": [[turn.role, turn.content] for turn in self.history],
             "answerable": self.answerable,
+            **({"others": self.others} if self.others else {}),
         }
 
 
@@ -63,16 +83,12 @@ def write_candidates(path: Path, candidates: Iterable[Candidate]) -> Path:
 def read_candidates(path: Path) -> Iterator[Candidate]:
     """Yield the candidates of a file."""
     for record in read_records(path):
-        turns = tuple(Turn(role, content) for role, content in record["history"])
-        ids = tuple(record["passage_ids"])
-        yield Candidate(**{**record, "history": turns, "passage_ids": ids})
+        record["history"] = tuple(Turn(role, content) for role, content in record["history"])
+        record["passage_ids"] = tuple(record["passage_ids"])
+        record["others"] = tuple((tuple(ids), a) for ids, a in record.get("others", ()))
+        yield Candidate(**record)
 
 
-def merged(example: Example, others: Sequence[tuple[Sequence[str], str]]) -> Example:
-    """Return an example that the passages of others answer too: they made the same question.
-
-    others: (passage ids, answer) of each
-    """
-    ids = dict.fromkeys([*example.positive_ids, *(i for found, _ in others for i in found)])
-    answers = dict.fromkeys([*example.answers, *(answer for _, answer in others if answer)])
-    return replace(example, positive_ids=tuple(ids), answers=tuple(answers))
+def _normal(question: str) -> str:
+    """Return a question without what makes no difference: case, white space, its last mark."""
+    return " ".join(unicodedata.normalize("NFC", question).casefold().split()).rstrip(" ?.!？。！")

@@ -60,7 +60,7 @@ def data_card(
     """Return the card as Markdown."""
     lines = ["# Data card", "", title, "", *_split_table(splits), ""]
     lines += [f"- {note}" for note in notes]
-    lines += ["", "## What became of the generated questions", "", "| | questions |", "|---|---|"]
+    lines += ["", "## What became of what was asked", "", "| | number |", "|---|---|"]
     lines += [f"| {name} | {count:,} |" for name, count in funnel.items() if count]
     if costs:
         lines += ["", "## What it cost", "", *_cost_table(costs)]

@@ -6,28 +6,35 @@ proves nothing.
 """
 
 import re
-import sys
-from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from math import ceil
 from typing import Any
 
 from ragkit.config.teaching import Filters
 from ragkit.data.hashes import HashTable
 from ragkit.data.minhash import NearDuplicates
-from ragkit.data.nearduplicates import overlap_f1, words
+from ragkit.data.nearduplicates import UNSPACED, Neighbours, words
 from ragkit.data.schema import Passage
 from ragkit.qa.candidates import Candidate
 from ragkit.qa.grounding import content_words, is_copied, says_no_answer
 from ragkit.qa.language import code_of, language_of
 
-Other = tuple[Sequence[str], str]
 MIN_WORDS, MAX_WORDS = 3, 60
 _NEAR_DUPLICATE = 0.9  # common share of the content words of two questions
+_UNSPACED = re.compile(f"[{UNSPACED}]")
+_CHARACTERS = 3  # of a script without spaces, that are counted as a word
 
 _NOT_STANDALONE = re.compile(
-    r"\b(?:the|this|that|above|given|provided)\s+(?:\w+\s+)?"
-    r"(?:passage|paragraph|excerpt|text|context|document)\b|\baccording to (?:the|this)\b|"
+    r"\b(?:the|this|that|above|given|provided)\s+(?:(?:above|given|provided|following)\s+)?"
+    r"(?:passage|paragraph|excerpt)\b|"
+    r"\b(?:in|from|by|of|to|on)\s+(?:the|this|that)\s+(?:above\s+|given\s+|provided\s+)?"
+    r"(?:text|context|document)\b(?!\s+\w)|"
+    r"\b(?:this|the above|the given|the provided)\s+(?:text|context|document)\b|"
+    r"\b(?:text|context|document)\s+above\b|"
+    r"\baccording to (?:the|this)\s+(?:text|context|document|guide|manual|article|author|page)\b|"
+    r"\baccording to (?:this|the above)\b(?!\s+\w)|"
     r"^(?:what|who|when|where|why|how|which)\s+(?:is|are|was|were|does|do|did)\s+"
     r"(?:it|this|that|they|these|those|he|she)\b(?!\s+\w+\s+\w+\s+\w+)",
     re.IGNORECASE,
@@ -51,7 +58,9 @@ class Sieve:
         "answer not supported by the passage",
         "near-duplicate in meaning",
         "not found again",
+        "not judged by the critic",
         "refused by the critic",
+        "follows a refused turn",
     )
 
     def __init__(self, write: Callable[[dict[str, Any]], object]) -> None:
@@ -71,16 +80,18 @@ class Sieve:
         self.write({"reason": reason, **details, **candidate.to_json()})
 
     def to_json(self) -> dict[str, int]:
-        """Return the counts, generated first, kept last."""
-        order = ["unreadable answers", "generated", *self.REASONS, "kept"]
+        """Return the counts: of requests, of questions by what became of them."""
+        requests = ["requests", "requests without answer", "unreadable answers"]
+        order = [*requests, "generated", *self.REASONS, "kept"]
         return {name: self.counts[name] for name in order}
 
 
 class FirstFilters:
     """Form, language, wording, duplicates, leaks: one candidate at a time.
 
-    Of a kept question two hashes stay in memory, of a held-out one its words. Near-duplicates are
-    found within a document by MinHash, and anywhere if they have the same content words.
+    Of a kept question hashes stay in memory, of a held-out one its words. Near-duplicates are found
+    within a document by MinHash, and anywhere if they have the same content words. A question that
+    another passage of its split made too is let through: `join` makes one of them in the end.
     """
 
     def __init__(self, config: Filters, held_out: Iterable[str], language: str = "") -> None:
@@ -90,58 +101,105 @@ class FirstFilters:
         """
         self.config = config
         self.language = code_of(language) if language else None
-        self._known_language = not language or self.language is not None
-        self._seen = HashTable()
-        self._others: dict[int, list[Other]] = {}
+        self.knows_language = not language or self.language is not None
+        self._seen, self._made = HashTable(), HashTable()
+        self._repeated: set[int] = set()  # keys of questions of several passages
+        self._answered: set[int] = set()  # and of those with an answer in another split
         self._contents = HashTable()
         self._near, self._near_of = NearDuplicates(_NEAR_DUPLICATE, shingle=1), ""
-        self._held_out = _Neighbours(held_out)
+        self._held_out = Neighbours(held_out)
+        self._dev: list[str] = []  # held out from training, not from each other
 
     def reason(self, candidate: Candidate, passages: Sequence[Passage]) -> str | None:
         """Return why a candidate is rejected, or None where it is kept."""
         if _malformed(candidate):
             return "too short, too long or without answer"
-        key = _key(candidate)
-        if key in self._seen:
-            # the passages of both answer it; an unanswerable one has none
-            if candidate.answerable:
-                found = (candidate.passage_ids, candidate.answer)
-                self._others.setdefault(key, []).append(found)
-            return "duplicate"
-        if says_no_answer(candidate.answer):
+        replies = [turn.content for turn in candidate.history if turn.role == "assistant"]
+        if any(map(says_no_answer, [candidate.answer, *replies])):
             return "answered that there is no answer"
         if self._in_another_language(candidate, passages):
             return "in another language"
-        reason = self._of_wording(candidate, passages) if candidate.split != "test" else None
-        if reason:
+        key = candidate.key
+        split = self._seen.get(key)
+        made = hash((key, candidate.passage_ids))
+        if made in self._made:
+            return "duplicate"
+        if split is not None and split != _SPLITS[candidate.split]:
+            if candidate.answerable:
+                self._answered.add(key)
+            return "leak"
+        if candidate.split != "test" and (reason := self._of_wording(candidate, passages)):
             return reason
-        self._seen.add(key)
-        if candidate.split != "train" and not candidate.history:
-            self._held_out.add(words(candidate.question))
+        if split is not None:
+            self._repeated.add(key)
+        elif candidate.split != "test" and (reason := self._of_others(candidate)):
+            return reason
+        else:
+            self._seen.add(key, _SPLITS[candidate.split])
+            self._hold_out(candidate)
+        self._made.add(made)
         return None
 
-    def others(self, candidate: Candidate) -> Sequence[Other]:
-        """Return what else made the question of a kept candidate: passage ids and answer."""
-        return self._others.get(_key(candidate), ())
+    def join(
+        self, candidates: Callable[[], Iterable[Candidate]], sieve: Sieve
+    ) -> Iterator[Candidate]:
+        """Yield candidates; of a question that several passages of a split made, one for all.
+
+        One that was meant to have no answer, and that another passage answers, is rejected.
+        candidates: gives the same candidates each time
+        """
+        same: dict[int, list[Candidate]] = {}
+        for candidate in candidates():
+            if candidate.key in self._repeated and candidate.answerable:
+                same.setdefault(candidate.key, []).append(candidate)
+        answered = {key: found[0].answer for key, found in same.items()}
+        done = set()
+        for candidate in candidates():
+            key = candidate.key
+            if not candidate.answerable and (key in answered or key in self._answered):
+                detail = answered.get(key, "a passage of another split answers it")
+                sieve.reject(candidate, "answered, and should not be", detail=detail)
+            elif key in done:
+                sieve.reject(candidate, "duplicate", detail="joined with the first")
+            elif key in self._repeated:
+                done.add(key)
+                others = tuple((c.passage_ids, c.answer) for c in same.get(key, ())[1:])
+                yield replace(candidate, others=others)
+            else:
+                yield candidate
 
     def _in_another_language(self, candidate: Candidate, passages: Sequence[Passage]) -> bool:
-        if not self.config.language or not self._known_language:
+        if not self.config.language or not self.knows_language:
             return False
         wanted = self.language or language_of(" ".join(p.text for p in passages))
         said = language_of(f"{candidate.question} {candidate.answer}")
         return None not in (wanted, said) and said != wanted
 
     def _of_wording(self, candidate: Candidate, passages: Sequence[Passage]) -> str | None:
-        question, alone = candidate.question, not candidate.history
-        if alone and _NOT_STANDALONE.search(question):
+        if not candidate.history and _NOT_STANDALONE.search(candidate.question):
             return "does not stand alone"
-        if is_copied(question, (p.text for p in passages), self.config.copied):
+        if is_copied(candidate.question, (p.text for p in passages), self.config.copied):
             return "copied from the passage"
-        if alone and self._held_out.nearest(words(question)) >= self.config.leak_rouge_l:
+        return None
+
+    def _of_others(self, candidate: Candidate) -> str | None:
+        """Return what a candidate is rejected for because of another question."""
+        asked = " ".join(candidate.turns)
+        if candidate.split == "train":
+            while self._dev:
+                self._held_out.add(self._dev.pop())
+        if self._held_out.near(asked, self.config.leak_rouge_l) is not None:
             return "leak"
-        if alone and self._is_near_duplicate(candidate):
+        if not candidate.history and self._is_near_duplicate(candidate):
             return "near-duplicate"
         return None
+
+    def _hold_out(self, candidate: Candidate) -> None:
+        asked = " ".join(candidate.turns)
+        if candidate.split == "test":
+            self._held_out.add(asked)
+        elif candidate.split == "dev":
+            self._dev.append(asked)
 
     def _is_near_duplicate(self, candidate: Candidate) -> bool:
         content = content_words(candidate.question)
@@ -154,44 +212,12 @@ class FirstFilters:
         return False
 
 
-def _key(candidate: Candidate) -> int:
-    """Return a hash of a question's words and of the turns before it; of this process alone."""
-    return hash((*(turn.content for turn in candidate.history), *words(candidate.question)))
+_SPLITS = {"test": 0, "dev": 1, "train": 2}
 
 
 def _malformed(candidate: Candidate) -> bool:
-    count = len(words(candidate.question))
-    return not MIN_WORDS <= count <= MAX_WORDS or bool(candidate.answer) is not candidate.answerable
-
-
-class _Neighbours:
-    """The nearest of many questions by ROUGE-L; only those that share a word are compared."""
-
-    def __init__(self, questions: Iterable[str]) -> None:
-        self.questions: list[Sequence[str]] = []
-        self.by_word: dict[str, array[int]] = {}
-        for question in questions:
-            self.add(words(question))
-
-    def add(self, tokens: Sequence[str]) -> None:
-        """Add a question, as its words."""
-        tokens = [sys.intern(word) for word in tokens]  # a word is in memory once
-        for word in set(tokens):
-            self.by_word.setdefault(word, array("I")).append(len(self.questions))
-        self.questions.append(tokens)
-
-    def nearest(self, tokens: Sequence[str]) -> float:
-        """Return the highest ROUGE-L F1 with any of the questions; 0 where there is none."""
-        shared = Counter(i for word in set(tokens) for i in self.by_word.get(word, ()))
-        best = 0.0
-        for i, count in shared.items():
-            other = self.questions[i]
-            # the F1 cannot exceed what the shared words allow (repeats aside, counted generously)
-            bound = 2 * min(count + _repeats(tokens), len(other)) / (len(tokens) + len(other))
-            if bound > best:
-                best = max(best, overlap_f1(tokens, other))
-        return best
-
-
-def _repeats(tokens: Sequence[str]) -> int:
-    return len(tokens) - len(set(tokens))
+    found = words(candidate.question)
+    unspaced = len(_UNSPACED.findall(candidate.question))
+    most = len(found) - unspaced + ceil(unspaced / _CHARACTERS)
+    too_long_or_short = len(found) < MIN_WORDS or most > MAX_WORDS
+    return too_long_or_short or bool(candidate.answer) is not candidate.answerable

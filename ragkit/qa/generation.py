@@ -14,8 +14,9 @@ from ragkit.data.schema import Example, Passage, Turn
 from ragkit.errors import DataError
 from ragkit.log import progress
 from ragkit.qa.asking import Office
-from ragkit.qa.candidates import Candidate, merged, read_candidates, write_candidates
+from ragkit.qa.candidates import Candidate, read_candidates, write_candidates
 from ragkit.qa.filters import FirstFilters, Sieve
+from ragkit.qa.grounding import says_no_answer
 from ragkit.qa.passes import criticised, second_answers, supported
 from ragkit.qa.plan import Plan
 from ragkit.qa.prompts import CONVERSATION, READING, UNANSWERABLE, Prompts, Request, parse
@@ -58,8 +59,10 @@ class Generation:
                     lambda: read_candidates(first), self.corpus, desk, self.prompts, sieve
                 ),
             )
-        least, language = self.filters.support, self.first.language
-        left = supported(self._open(kept, sieve), self.corpus, least, language, sieve)
+        # words of a language that is not known cannot be compared
+        least = self.filters.support if self.first.knows_language else 0.0
+        answered = read_candidates(kept)
+        left = supported(answered, self.corpus, least, self.first.language, sieve)
         if self.filters.round_trip:
             from ragkit.qa.meaning import Meaning  # torch, which nothing else here needs
 
@@ -73,22 +76,20 @@ class Generation:
                 "judged",
                 criticised(lambda: read_candidates(found), self.corpus, desk, self.prompts, sieve),
             )
-        return kept
+        judged = kept
+        return self._spool("joined", self.first.join(lambda: read_candidates(judged), sieve))
 
     def examples(self, kept: Path, split: str) -> Iterator[Example]:
-        """Yield a split's examples; what several passages made is one that all of them answer."""
-        for candidate in read_candidates(kept):
-            if candidate.split == split:
-                example = candidate.example
-                yield merged(example, self.first.others(candidate))
+        """Yield a split's examples."""
+        return (c.example for c in read_candidates(kept) if c.split == split)
 
     def reading_chats(
         self, by: Literal["patterns", "teacher"], n: int, seed: int
     ) -> Iterator[dict[str, Any]]:
         """Yield a chat of at most `n` exercises about each training passage that gives one."""
         if by == "teacher":
-            self.teacher.ask(self._reading_requests)
-        for request in progress(self._reading_requests(), "reading texts", unit="passages"):
+            self.teacher.ask(lambda: self.reading_requests(n))
+        for request in progress(self.reading_requests(n), "reading texts", unit="passages"):
             (passage,) = request.passages
             if by == "patterns":
                 tasks = mine(passage.title, passage.text, n, seed)
@@ -99,10 +100,11 @@ class Generation:
                 chat = messages(passage.title, passage.text, tasks)
                 yield {"id": passage.id, "messages": chat, "meta": meta}
 
-    def _reading_requests(self) -> Iterator[Request]:
+    def reading_requests(self, n: int) -> Iterator[Request]:
+        """Yield what a teacher is asked for `n` exercises about each training passage."""
         for passage in self.plan.asked():
             if self.split_of[passage.source] == "train":
-                yield Request((passage,), READING)
+                yield Request((passage,), READING, n)
 
     def _first_kept(self, sieve: Sieve) -> Iterator[Candidate]:
         """Yield what the cheap filters leave, test documents first."""
@@ -111,49 +113,42 @@ class Generation:
             for request in progress(requests, f"{split} questions", unit="requests"):
                 answer = self.teacher.answer(request)
                 sieve.counts["requests"] += 1
-                sieve.counts["silent"] += answer is None
+                sieve.counts["requests without answer"] += answer is None
                 for candidate in _candidates(request, split, answer, sieve):
                     sieve.counts["generated"] += 1
                     if reason := self.first.reason(candidate, request.passages):
                         sieve.reject(candidate, reason)
                     else:
                         yield candidate
-        if sieve.counts["silent"] == sieve.counts["requests"]:
+        if sieve.counts["requests without answer"] == sieve.counts["requests"]:
             raise DataError(f"the teacher answered none of {sieve.counts['requests']:,} requests")
-
-    def _open(self, kept: Path, sieve: Sieve) -> Iterator[Candidate]:
-        """Yield the candidates without those that were meant to have no answer and have one."""
-        for candidate in read_candidates(kept):
-            others = self.first.others(candidate)
-            if others and not candidate.answerable:
-                sieve.reject(candidate, "answered, and should not be", detail=others[0][1])
-            else:
-                yield candidate
 
     def _spool(self, name: str, candidates: Iterator[Candidate]) -> Path:
         return write_candidates(self.folder / f"{name}.jsonl", candidates)
 
 
 def _candidates(
-    request: Request, split: str, answer: str | None, sieve: Sieve
+    request: Request, split: str, response: str | None, sieve: Sieve
 ) -> Iterator[Candidate]:
     """Yield the questions in a teacher's answer; those of a conversation with what precedes."""
     history: tuple[Turn, ...] = ()
     try:
-        pairs = parse(answer) if answer is not None else []
+        pairs = parse(response) if response is not None else []
     except ValueError as error:
-        sieve.unreadable(str(error), request.passage_ids, str(answer))
+        sieve.unreadable(str(error), request.passage_ids, str(response))
         return
     for pair in pairs:
+        answerable = request.style != UNANSWERABLE
+        answer = "" if not answerable and says_no_answer(pair.answer) else pair.answer
         yield Candidate(
             question=pair.question,
-            answer=pair.answer,
+            answer=answer,
             passage_ids=request.passage_ids,
             doc_id=request.source,
             style=request.style,
             split=split,
             history=history,
-            answerable=request.style != UNANSWERABLE,
+            answerable=answerable,
         )
         if request.style == CONVERSATION:
             if not (pair.question and pair.answer):

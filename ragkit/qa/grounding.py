@@ -4,7 +4,7 @@ Words are compared, not meanings: cheap, and of use only where both are in one l
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from bm25s.stopwords import STOPWORDS_EN_PLUS
 
@@ -35,6 +35,7 @@ _NO_ANSWER = re.compile(
 )
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _PART = re.compile(r"\d+|[^\W\d_]+")
+_FIGURE = re.compile(r"\d+(?:[.,]\d+)*")
 
 
 def content_words(text: str) -> list[str]:
@@ -57,12 +58,15 @@ def support(answer: str, texts: Iterable[str]) -> float:
 
     It is 0 where a figure of the answer is in none of them. 1,000 is 1000, and 24 V is 24V.
     """
+    texts = list(texts)
     theirs = {part for text in texts for w in _words(text) for part in (w, *_PART.findall(w))}
     theirs |= {_NUMBER[w] for w in theirs if w in _NUMBER}
-    stems = {w[:_STEM] for w in theirs}
+    figures = {part for text in texts for f in _figures(text) for part in _parts_of(f)}
     own = [w for w in _words(answer) if w not in _STOP]
-    if any(not theirs.issuperset(_PART.findall(w)) for w in own if w[0].isdigit()):
+    units = {part for w in own if w[0].isdigit() for part in _PART.findall(w)}
+    if not units <= theirs or not set(_figures(answer)) <= figures | theirs:
         return 0.0
+    stems = {w[:_STEM] for w in theirs}
     has = (
         w[0].isdigit() or w in theirs or w[:_STEM] in stems or _NUMBER.get(w) in theirs for w in own
     )
@@ -76,6 +80,18 @@ def says_no_answer(answer: str) -> bool:
 
 def _words(text: str) -> list[str]:
     return words(_THOUSANDS.sub("", text))
+
+
+def _figures(text: str) -> list[str]:
+    return _FIGURE.findall(_THOUSANDS.sub("", text))
+
+
+def _parts_of(figure: str) -> Iterator[str]:
+    """Yield what stands in a figure: in 1.2.3 also 1.2 and 3, but in 5.3 not 3.5."""
+    ends = [0, *(m.end() for m in re.finditer(r"[.,]", figure))]
+    stops = [*(m.start() for m in re.finditer(r"[.,]", figure)), len(figure)]
+    for i, start in enumerate(ends):
+        yield from (figure[start:stop] for stop in stops[i:])
 
 
 def _longest_run(asked: Sequence[str], text: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ragkit.config.teaching import Filters
-from ragkit.data.minhash import figures
+from ragkit.data.nearduplicates import figures
 from ragkit.data.schema import Passage
 from ragkit.models.encoder import Encoder
 from ragkit.qa.candidates import Candidate

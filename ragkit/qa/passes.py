@@ -6,10 +6,11 @@ alone before it. The critic should be another model than the one that wrote the 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from ragkit.data.files import sha256_text
 from ragkit.data.journal import passage_sha256
-from ragkit.data.schema import Passage
+from ragkit.data.schema import Passage, Turn
 from ragkit.qa.asking import Answers, Item
 from ragkit.qa.candidates import Candidate
 from ragkit.qa.filters import Sieve
@@ -32,7 +33,8 @@ def second_answers(
 ) -> Iterator[Candidate]:
     """Yield the candidates with the answers of the second pass; those without are rejected.
 
-    A question that was meant to have no answer and gets one is rejected too.
+    So are the turns of a conversation after one without an answer. A question that was meant to
+    have no answer and gets one is rejected too.
     """
 
     def item(candidate: Candidate) -> Item:
@@ -40,20 +42,45 @@ def second_answers(
         chat = prompts.answer(passages, candidate.question, candidate.history)
         return Item(chat, _subject(candidate, corpus), _style("answer", candidate))
 
-    desk.ask(lambda: map(item, candidates()), ANSWER_SCHEMA)
+    def retold(candidate: Candidate, turns: int) -> Candidate | None:
+        """Return a candidate, cut after so many turns, with second answers in its history."""
+        history: tuple[Turn, ...] = ()
+        for question in candidate.turns[: turns - 1]:
+            try:
+                asked = replace(candidate, question=question, history=history)
+                answer = parse_answer(desk.answer(item(asked)) or "")
+            except ValueError:
+                return None
+            if not answer:
+                return None
+            history = (*history, Turn("user", question), Turn("assistant", answer))
+        return replace(candidate, question=candidate.turns[turns - 1], history=history)
+
+    def items(turns: int) -> Iterator[Item]:
+        """Yield what is asked about the turns of that number, once those before are answered."""
+        for candidate in candidates():
+            if len(candidate.turns) >= turns and (cut := retold(candidate, turns)):
+                yield item(cut)
+
+    for turns in range(1, max((len(c.turns) for c in candidates()), default=0) + 1):
+        desk.ask(partial(items, turns), ANSWER_SCHEMA)
     for candidate in candidates():
-        response = desk.answer(item(candidate))
+        told = retold(candidate, len(candidate.turns))
+        if told is None:
+            sieve.reject(candidate, "follows a refused turn")
+            continue
+        response = desk.answer(item(told))
         try:
             answer = parse_answer(response or "")
         except ValueError as error:
-            sieve.reject(candidate, "no second answer", detail=str(error))
+            sieve.reject(told, "no second answer", detail=str(error))
             continue
-        if answer and not candidate.answerable:
-            sieve.reject(candidate, "answered, and should not be", detail=answer)
-        elif candidate.answerable and not answer:
-            sieve.reject(candidate, "no second answer", detail="the passage does not answer it")
+        if answer and not told.answerable:
+            sieve.reject(told, "answered, and should not be", detail=answer)
+        elif told.answerable and not answer:
+            sieve.reject(told, "no second answer", detail="the passage does not answer it")
         else:
-            yield replace(candidate, answer=answer)
+            yield replace(told, answer=answer)
 
 
 def supported(
@@ -65,6 +92,7 @@ def supported(
 ) -> Iterator[Candidate]:
     """Yield the candidates whose answers the passages' words support; test questions all pass.
 
+    The answers in the turns before a question count as its own.
     language: code of the language of the answers; None: that of the passages. Where the two differ
         there are no words to compare.
     """
@@ -72,7 +100,9 @@ def supported(
         texts = [candidate.question, *(corpus[i].rendered for i in candidate.passage_ids)]
         exempt = candidate.split == "test" or not candidate.answerable
         exempt = exempt or (language is not None and language_of(texts[-1]) != language)
-        if exempt or support(candidate.answer, texts) >= least:
+        said = [turn.content for turn in candidate.history if turn.role == "assistant"]
+        texts += [turn.content for turn in candidate.history if turn.role == "user"]
+        if exempt or all(support(answer, texts) >= least for answer in [*said, candidate.answer]):
             yield candidate
         else:
             sieve.reject(candidate, "answer not supported by the passage")
@@ -91,20 +121,28 @@ def criticised(
         return Item(chat, _subject(candidate, corpus), style)
 
     desk.ask(lambda: (item(c) for c in candidates() if c.split != "test"), VERDICT_SCHEMA)
+    refused: dict[tuple[str, ...], set[tuple[str, ...]]] = {}  # turns, of the latest passages
     for candidate in candidates():
         if candidate.split == "test":
             yield candidate
+            continue
+        if candidate.passage_ids not in refused:
+            refused = {candidate.passage_ids: set()}
+        before = refused[candidate.passage_ids]
+        if any(candidate.turns[:n] in before for n in range(1, len(candidate.turns))):
+            sieve.reject(candidate, "follows a refused turn")
             continue
         response = desk.answer(item(candidate))
         try:
             verdict = parse_verdict(response or "")
         except ValueError as error:
-            sieve.reject(candidate, "refused by the critic", detail=str(error))
+            sieve.reject(candidate, "not judged by the critic", detail=str(error))
             continue
         correct = verdict["correct"] or not candidate.answerable
         if verdict["clear"] and correct and verdict["answered"] is candidate.answerable:
             yield candidate
         else:
+            before.add(candidate.turns)
             sieve.reject(candidate, "refused by the critic", detail=verdict["reason"])
 
 

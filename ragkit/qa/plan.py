@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from math import ceil
 
 from ragkit.data.files import sha256_text
 from ragkit.data.nearduplicates import words
@@ -24,6 +25,7 @@ class Plan:
 
     passages: gives the corpus, in order, each time that it is called
     styles: asked about every passage
+    n: pairs a request
     unanswerable: share of the questions that shall have no answer, 0 to 1
     limit: number of passages asked about, from the first on
     left_out: ids that are not asked about: near-duplicates of earlier passages
@@ -31,6 +33,7 @@ class Plan:
 
     passages: Callable[[], Iterable[Passage]]
     styles: Sequence[str]
+    n: int = 1
     unanswerable: float = 0.0
     limit: int | None = None
     left_out: Collection[str] = field(default_factory=frozenset)
@@ -47,8 +50,8 @@ class Plan:
                     yield Request((passage,), style)
                 elif partner := _partner(passage, earlier):
                     yield Request((partner, passage), style)
-            if self._unanswerable(passage):
-                yield Request((passage,), UNANSWERABLE)
+            if n := self._unanswerable(passage):
+                yield Request((passage,), UNANSWERABLE, n)
             earlier.append(passage)
 
     def asked(self) -> Iterator[Passage]:
@@ -56,11 +59,12 @@ class Plan:
         left = (p for p in self.passages() if p.id not in self.left_out)
         yield from islice(left, self.limit)
 
-    def _unanswerable(self, passage: Passage) -> bool:
-        """Choose so many passages that the share of such questions is the one that is wanted."""
-        chosen = self.unanswerable / (1 - self.unanswerable) * len(self.styles)
+    def _unanswerable(self, passage: Passage) -> int:
+        """Return how many such questions a passage is asked for, so that they make the share."""
+        wanted = self.unanswerable / (1 - self.unanswerable) * len(self.styles)
+        times = ceil(wanted)  # as many pairs as so many styles give
         place = int(sha256_text(str(self.seed), UNANSWERABLE, passage.id)[:15], 16) / 16**15
-        return place < chosen
+        return self.n * times if place * times < wanted else 0
 
 
 def _partner(passage: Passage, earlier: Sequence[Passage]) -> Passage | None:

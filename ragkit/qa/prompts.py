@@ -29,7 +29,11 @@ _WHOLE = ("answer", "critic", READING)  # templates that the frame does not surr
 _SAME_LANGUAGE = "the language of the passage"
 _OPENING = re.compile(r"[{\[]")
 # templates that open the thought themselves leave the model only its end
-_THOUGHT = re.compile(r"\A(?:(?!<think>).)*?</think>|<think>.*?(?:</think>|\Z)", re.DOTALL)
+_THOUGHT = re.compile(
+    r"\A(?!\s*[{\[`])(?:(?!<think>).)*?</think>|<think>.*?(?:</think>|\Z)", re.DOTALL
+)
+_SAID = {"true": True, "yes": True, "false": False, "no": False}
+_DECODER = json.JSONDecoder(strict=False)  # models write line breaks as they are
 
 Chat = list[dict[str, str]]
 
@@ -52,10 +56,14 @@ VERDICT_SCHEMA = _object(clear=_YES_NO, answered=_YES_NO, correct=_YES_NO, reaso
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Questions of one style about one passage, or about several of one document."""
+    """Questions of one style about one passage, or about several of one document.
+
+    n: how many; 0: as many as the teacher is set to
+    """
 
     passages: tuple[Passage, ...]
     style: str
+    n: int = 0
 
     @property
     def source(self) -> str:
@@ -107,7 +115,8 @@ class Prompts:
     def questions(self, request: Request, n: int) -> Chat:
         """Return the chat that asks for `n` pairs."""
         shown = self.shown or {}
-        examples = shown.get("", []) + shown.get(request.style, [])
+        general = [] if request.style in (UNANSWERABLE, READING) else shown.get("", [])
+        examples = general + shown.get(request.style, [])
         return [
             {"role": "system", "content": self._system(request.style, n)},
             *examples,
@@ -176,8 +185,8 @@ class Prompts:
 def read_examples_to_show(path: Path) -> dict[str, Chat]:
     """Read the user's examples as chat turns, by style; "" holds those that name none.
 
-    A line is {"passage", "question", "answer", "style"?}; lines of one passage and style that
-    follow each other are one answer.
+    A line is {"passage", "question", "answer", "style"?}; lines of one passage and style are one
+    answer.
     Raises:
         DataError: malformed lines.
     """
@@ -222,9 +231,12 @@ def parse(response: str) -> list[QuestionAnswer]:
             continue
         pairs = value.get("pairs") if isinstance(value, dict) else value
         if isinstance(pairs, list) and (isinstance(value, dict) or _has_objects(pairs)):
-            return [_pair(pair) for pair in pairs]
+            found = [_pair(pair) for pair in pairs if _is_pair(pair)]
+            if pairs and not found:
+                raise ValueError("pairs without a question in the teacher's answer")
+            return found
         problem = "no list of pairs in the teacher's answer"
-    if whole := [v for v in _values(response) if isinstance(v, dict) and "question" in v]:
+    if whole := [v for v in _values(response) if _is_pair(v)]:
         return [_pair(pair) for pair in whole]
     raise ValueError(problem)
 
@@ -236,7 +248,7 @@ def parse_answer(response: str) -> str:
         ValueError: not of the form that was asked for.
     """
     for value in _values(response):
-        if isinstance(value, dict) and isinstance(value.get("answer"), str):
+        if isinstance(value, dict) and isinstance(value.get("answer"), str | int | float):
             return _written(value["answer"])
     raise ValueError("no answer in the teacher's JSON")
 
@@ -248,10 +260,13 @@ def parse_verdict(response: str) -> dict[str, Any]:
         ValueError: not of the form that was asked for.
     """
     for value in _values(response):
-        if isinstance(value, dict) and all(
-            isinstance(value.get(k), bool) for k in ("clear", "answered", "correct")
-        ):
-            return {**value, "reason": _written(str(value.get("reason", "")))}
+        if not isinstance(value, dict):
+            continue
+        said = [_SAID.get(str(value.get(k)).lower()) for k in ("clear", "answered", "correct")]
+        if None not in said:
+            clear, answered, correct = said
+            reason = _written(str(value.get("reason", "")))
+            return {"clear": clear, "answered": answered, "correct": correct, "reason": reason}
     raise ValueError("no judgement in the critic's JSON")
 
 
@@ -267,7 +282,7 @@ def _values(response: str) -> Iterator[Any]:
     said = _THOUGHT.sub("", response)
     for match in _OPENING.finditer(said):
         try:
-            yield json.JSONDecoder().raw_decode(said, match.start())[0]
+            yield _DECODER.raw_decode(said, match.start())[0]
         except json.JSONDecodeError as error:
             yield f"broken JSON in the teacher's answer: {error.msg}"
         except RecursionError:
@@ -280,18 +295,19 @@ def _has_objects(values: Sequence[Any]) -> bool:
     return any(isinstance(value, dict) for value in values)
 
 
-def _written(text: str) -> str:
-    """Return a text without spaces around it and without halves of characters."""
-    return text.encode("utf-8", "replace").decode().strip()
+def _written(value: object) -> str:
+    """Return a text, or a number as one, without spaces around it and halves of characters."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    return str(value).encode("utf-8", "replace").decode().strip()
 
 
-def _pair(pair: object) -> QuestionAnswer:
-    if not isinstance(pair, dict) or not isinstance(pair.get("question"), str):
-        raise ValueError("a pair without a question in the teacher's answer")
-    answer = pair.get("answer", "")
-    return QuestionAnswer(
-        _written(pair["question"]), _written(answer) if isinstance(answer, str) else ""
-    )
+def _is_pair(pair: object) -> bool:
+    return isinstance(pair, dict) and isinstance(pair.get("question"), str)
+
+
+def _pair(pair: Mapping[str, Any]) -> QuestionAnswer:
+    return QuestionAnswer(_written(pair["question"]), _written(pair.get("answer", "")))
 
 
 def _passages(passages: Sequence[Passage]) -> str:

@@ -77,7 +77,7 @@ class Model:
         return (self._item(request) for request in requests)
 
     def _item(self, request: Request) -> Item:
-        chat = self.prompts.questions(request, self.desk.config.n)
+        chat = self.prompts.questions(request, request.n or self.desk.config.n)
         return Item(chat, request.passages_sha256, request.style)
 
 

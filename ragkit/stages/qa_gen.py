@@ -234,6 +234,7 @@ def _prepare(
         plan=Plan(
             passages=lambda: read_passages(corpus.path),
             styles=["heuristic"] if rules else config.styles,
+            n=getattr(config.teacher, "n", 1),
             unanswerable=0.0 if rules else config.unanswerable,
             limit=config.limit,
             left_out={i for ids in groups for i in ids[1:]},
@@ -320,7 +321,7 @@ def _notes(config: Config, work: Generation, sieve: Sieve, corrections: Correcti
     ]
     if doubles := len(work.plan.left_out):
         notes.append(f"{doubles:,} near-duplicates of other passages are not asked about.")
-    if silent := sieve.counts["silent"]:
+    if silent := sieve.counts["requests without answer"]:
         of = f"{sieve.counts['requests']:,} requests"
         notes.append(f"{silent:,} of {of} have no answer of the teacher.")
     if config.held_out:

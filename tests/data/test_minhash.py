@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 
 from ragkit.data.minhash import (
     NearDuplicates,
-    figures,
     group_near_duplicates,
     signature,
     similarity,
 )
-from ragkit.data.nearduplicates import jaccard, shingles
+from ragkit.data.nearduplicates import figures, jaccard, shingles
 from ragkit.data.schema import Passage
 
 VOCABULARY = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in "lmnrst"]
@@ -157,7 +156,7 @@ def test_kept_questions_are_found_before_and_after_they_are_indexed() -> None:
 
 def test_signatures_are_the_same_in_every_process() -> None:
     script = (
-        "import sys; from ragkit.data.minhash import figures, signature; "
+        "import sys; from ragkit.data.minhash import signature; "
         "sys.stdout.write(signature(sys.argv[1].split()).tobytes().hex())"
     )
     for seed in ("0", "1"):

@@ -1,11 +1,20 @@
 """Near-duplicates: by hand, and ROUGE-L against the package of its authors."""
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from ragkit.data.nearduplicates import jaccard, overlap_f1, shingles, words
+from ragkit.data.nearduplicates import (
+    Neighbours,
+    figures,
+    jaccard,
+    overlap_f1,
+    shingles,
+    words,
+)
 
 WORDS = st.lists(st.sampled_from(["ab", "cd", "ef", "gh1", "2"]), max_size=12)
 ROUGE_L = RougeScorer(["rougeL"])
@@ -38,3 +47,37 @@ def test_jaccard_worked_out_by_hand() -> None:
     assert jaccard(shingles("a b c d"), shingles("b c d e")) == pytest.approx(1 / 3)
     assert jaccard(frozenset(), frozenset()) == 0.0
     assert jaccard(shingles("a b c"), shingles("A, B; c!")) == 1.0
+
+
+def test_a_letter_and_its_mark_are_one_however_they_are_written() -> None:
+    assert words("Zu\u0308rich") == words("Zürich") == ["zürich"]
+    assert figures("U\u0308 5") == figures("Ü 5") == {"5"}
+    assert words("पंप का दाब क्या है?") == ["पंप", "का", "दाब", "क्या", "है"]
+
+
+def test_the_neighbour_of_a_question_is_the_first_that_a_search_through_all_finds() -> None:
+    rng = random.Random(0)
+    vocabulary = ["a", "b", "c", "d", "e", "a", "a", "2", "3"]  # many repeats, and figures
+
+    def sentence() -> str:
+        return " ".join(rng.choice(vocabulary) for _ in range(rng.randint(1, 9)))
+
+    held = [sentence() for _ in range(60)]
+    found = set()
+    for least in (0.05, 0.5, 0.7, 1.0):
+        near = Neighbours(held)
+        for _ in range(200):
+            asked = sentence()
+            expected = [
+                i for i, h in enumerate(held)
+                if figures(h) == figures(asked) and overlap_f1(words(asked), words(h)) >= least
+            ]  # fmt: skip
+            assert near.near(asked, least) == (expected[0] if expected else None)
+            found.add(bool(expected))
+    assert found == {True, False}
+
+
+def test_nothing_is_near_where_no_word_is_shared() -> None:
+    assert Neighbours(["one two"]).near("three four", 0.01) is None
+    assert Neighbours().near("three four", 0.01) is None
+    assert Neighbours(["..."]).near("...", 0.01) is None

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -106,25 +106,76 @@ def test_test_questions_get_second_answers_too() -> None:
     assert [c.answer for c in left] == ["so"]
 
 
-def test_a_follow_up_is_asked_with_its_turns_and_a_question_over_two_with_both_passages() -> None:
-    turns = (Turn("user", "What is it?"), Turn("assistant", "A B200."))
-    made = [candidate("And how long?", history=turns), candidate("Both?", passage_ids=("b", "a"))]
+def test_a_question_over_two_is_asked_with_both_passages() -> None:
     desk = Desk({})
-    through(second_answers, made, desk)
-    first, second = (item.chat[-1]["content"] for item in desk.asked)
-    assert "User: What is it?\nAssistant: A B200.\nUser: And how long?" in first
-    assert second.index("The B400 takes") < second.index("The B200 takes")
-    assert desk.asked[0].subject != desk.asked[1].subject
+    through(second_answers, [candidate("One?"), candidate("Both?", passage_ids=("b", "a"))], desk)
+    one, both = desk.asked
+    said = both.chat[-1]["content"]
+    assert said.index("The B400 takes") < said.index("The B200 takes")
+    assert one.subject != both.subject
+
+
+def history(*turns: str) -> tuple[Turn, ...]:
+    return tuple(Turn(role, t) for role, t in zip(("user", "assistant") * 9, turns, strict=False))
+
+
+FIRST, SECOND = "What does a B200 take?", "And how long does it hold?"
+TALK = [
+    candidate(FIRST, "999 V"),
+    candidate(SECOND, "9 years", history=history(FIRST, "999 V")),
+    candidate("Its clock?", "No.", history=history(FIRST, "999 V", SECOND, "9 years")),
+]
+
+
+def test_a_follow_up_is_asked_after_the_second_answers_of_the_turns_before() -> None:
+    desk = Desk({"Its clock?": '{"answer": "Yes."}', SECOND: '{"answer": "72 hours"}',
+                 FIRST: '{"answer": "24 V"}'})  # fmt: skip
+    left, written = through(second_answers, TALK, desk)
+    assert [c.answer for c in left] == ["24 V", "72 hours", "Yes."]
+    assert [c.history for c in left] == [
+        (), history(FIRST, "24 V"), history(FIRST, "24 V", SECOND, "72 hours"),
+    ]  # fmt: skip
+    assert not written
+    said = [item.chat[-1]["content"] for item in desk.asked]
+    assert not any("999" in text or "9 years" in text for text in said)
+    assert f"User: {FIRST}\nAssistant: 24 V\nUser: {SECOND}" in said[-1]
+
+
+def test_what_follows_a_turn_without_second_answer_is_not_asked_and_refused() -> None:
+    desk = Desk({SECOND: '{"answer": "72 hours"}', FIRST: '{"answer": ""}'})
+    left, written = through(second_answers, TALK, desk)
+    assert left == []
+    refused = ("follows a refused turn", "")
+    none = ("no second answer", "the passage does not answer it")
+    assert written.reasons == {FIRST: none, SECOND: refused, "Its clock?": refused}
+    assert len({item.style for item in desk.asked}) == 1
+
+
+def test_what_follows_a_turn_that_the_critic_refused_is_refused() -> None:
+    bad = json.dumps({**GOOD, "correct": False, "reason": "72 hours"})
+    desk = Desk({f"{SECOND}\n\n": bad, "?": json.dumps(GOOD)})
+    left, written = through(criticised, [*TALK, candidate(SECOND, passage_ids=("b",))], desk)
+    assert [c.question for c in left] == [FIRST]
+    assert written.reasons["Its clock?"] == ("follows a refused turn", "")
+    assert [r["reason"] for r in written] == [
+        "refused by the critic", "follows a refused turn", "refused by the critic",
+    ]  # fmt: skip
+
+
+def test_a_wrong_answer_before_a_question_makes_it_unsupported() -> None:
+    right = candidate(SECOND, "72 hours", history=history(FIRST, "24 V"))
+    assert kept(0.5, right) == [SECOND]
+    assert kept(0.5, replace(right, history=history(FIRST, "999 V"))) == []
+    assert kept(0.5, replace(right, history=history("Of 999 V?", "999 V"))) == [SECOND]
 
 
 def test_second_answers_are_recorded_under_their_question_and_turns() -> None:
-    turns = (Turn("user", "What?"), Turn("assistant", "A B200."))
-    desk = Desk({})
-    through(second_answers, [candidate("How?"), candidate("How?", history=turns)], desk)
+    desk = Desk({"What?": '{"answer": "A B200."}'})
+    later = candidate("How?", history=history("What?", "A B200."))
+    through(second_answers, [candidate("How?"), later], desk)
     through(criticised, [candidate("How?", "one"), candidate("How?", "two")], desk)
-    styles = [item.style for item in desk.asked]
-    assert len(set(styles)) == 4
-    assert [s.split()[0] for s in styles] == ["answer", "answer", "critic", "critic"]
+    styles = {item.style: item.style.split()[0] for item in desk.asked}
+    assert list(styles.values()) == ["answer", "answer", "answer", "critic", "critic"]
 
 
 def kept(least: float, *candidates: Candidate, language: str | None = None) -> list[str]:
@@ -188,7 +239,7 @@ def test_what_the_critic_did_not_judge_is_refused() -> None:
     left, written = through(criticised, made, desk)
     assert left == []
     assert set(written.reasons.values()) == {
-        ("refused by the critic", "no judgement in the critic's JSON")
+        ("not judged by the critic", "no judgement in the critic's JSON")
     }
 
 

@@ -200,7 +200,7 @@ def test_pairs_are_read_whatever_is_wrapped_around_them(response: str) -> None:
     assert parse(response) == WANTED
 
 
-@pytest.mark.parametrize("answer", ["", ', "answer": null', ', "answer": 12', ', "answer": []'])
+@pytest.mark.parametrize("answer", ["", ', "answer": null', ', "answer": true', ', "answer": []'])
 def test_a_pair_without_an_answer_text_has_an_empty_one(answer: str) -> None:
     assert parse(f'{{"pairs": [{{"question": "How long?"{answer}}}]}}') == [
         QuestionAnswer("How long?", "")
@@ -231,9 +231,9 @@ def test_an_answer_that_is_cut_short_gives_its_whole_pairs_wherever_it_is_cut() 
         ('{"questions": []}', "no list of pairs"),
         ('{"pairs": "none"}', "no list of pairs"),
         ("[1, 2]", "no list of pairs"),
-        ('{"pairs": [{"answer": "12 hours"}]}', "a pair without a question"),
-        ('{"pairs": [{"question": 5, "answer": "a"}]}', "a pair without a question"),
-        ('{"pairs": ["How long?"]}', "a pair without a question"),
+        ('{"pairs": [{"answer": "12 hours"}]}', "pairs without a question"),
+        ('{"pairs": [{"question": 5, "answer": "a"}]}', "pairs without a question"),
+        ('{"pairs": ["How long?"]}', "pairs without a question"),
         ("[" * 3_000, "nested too deeply|broken JSON"),
         (f"<think>[{PAIR}] may do", "no JSON"),
     ],
@@ -241,6 +241,20 @@ def test_an_answer_that_is_cut_short_gives_its_whole_pairs_wherever_it_is_cut() 
 def test_what_is_no_list_of_pairs_says_why(response: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse(response)
+
+
+def test_a_pair_that_is_none_costs_only_itself() -> None:
+    said = '{"pairs": [{"answer": "lost"}, {"question": "Why?", "answer": "So."}, "How?"]}'
+    assert parse(said) == [QuestionAnswer("Why?", "So.")]
+
+
+def test_a_line_break_in_a_text_and_the_end_of_a_thought_are_read_as_they_are() -> None:
+    assert parse('{"pairs": [{"question": "Why\nso?", "answer": "a\tb"}]}') == [
+        QuestionAnswer("Why\nso?", "a\tb")
+    ]
+    pairs = [QuestionAnswer("What ends a thought?", "</think> does.")]
+    assert parse(dump(pairs)) == parse(f"```json\n{dump(pairs)}\n```") == pairs
+    assert parse(f"Hm [1].</think>{dump(WANTED)}") == WANTED
 
 
 def test_half_a_character_does_not_get_into_a_pair() -> None:
@@ -265,13 +279,14 @@ def test_remarks_with_brackets_before_the_json_do_not_hide_it() -> None:
         ('Sure: ```{"answer": ""}```', ""),
         ('<think>{"answer": "no"}</think>{"answer": "yes"}', "yes"),
         ('{"note": 1} {"answer": "yes"}', "yes"),
+        ('{"answer": 12}', "12"),
     ],
 )
 def test_a_second_answer_is_read(response: str, answer: str) -> None:
     assert parse_answer(response) == answer
 
 
-@pytest.mark.parametrize("response", ["", "12 hours", '{"answer": 12}', '{"answer": "12 ho'])
+@pytest.mark.parametrize("response", ["", "12 hours", '{"answer": [1]}', '{"answer": "12 ho'])
 def test_what_is_no_second_answer_is_an_error(response: str) -> None:
     with pytest.raises(ValueError, match="no answer in the teacher's JSON"):
         parse_answer(response)
@@ -283,7 +298,13 @@ def test_a_verdict_is_read_with_or_without_a_reason() -> None:
     assert parse_verdict(json.dumps(without)) == {**without, "reason": ""}
 
 
-@pytest.mark.parametrize("change", [{"clear": "yes"}, {"answered": 1}, {"correct": None}])
+def test_a_verdict_may_be_written_in_words() -> None:
+    said = {"clear": "True", "answered": "no", "correct": "false", "reason": "vague"}
+    expected = {"clear": True, "answered": False, "correct": False, "reason": "vague"}
+    assert parse_verdict(json.dumps(said)) == expected
+
+
+@pytest.mark.parametrize("change", [{"clear": "so"}, {"answered": 1}, {"correct": None}])
 def test_a_verdict_without_three_judgements_is_an_error(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="no judgement in the critic's JSON"):
         parse_verdict(json.dumps({**VERDICT, **change}))
