@@ -215,20 +215,25 @@ def reopen(config: Config, path: Path) -> bool:
 def _prepare(
     config: Config, folder: Path, journal: Path, run: Run
 ) -> tuple[CorpusFile, Generation]:
-    """Write the corpus, and decide who is asked what and which split it is for."""
-    write_passages(folder / "corpus.jsonl", cut(read_source(config, run), config.chunk))
-    corpus = CorpusFile(folder / "corpus.jsonl")
-    groups = group_near_duplicates(read_passages(corpus.path), config.near_duplicate)
-    write_jsonl(folder / "near-duplicates.jsonl", ({"ids": ids} for ids in groups))
+    """Write the corpus, and decide who is asked what and which split it is for.
+
+    Files of the user's are read first: a run that has written nothing may be started again with
+    other ones.
+    """
     rules = isinstance(config.teacher, HeuristicTeacher)
     shown = read_examples_to_show(config.show) if config.show else {}
     prompts = Prompts(config.prompts, config.language, config.turns, shown)
     prompts.check(_templates(config))
-    budget = Budget(config.max_cost, config.max_requests)
-    office = Office(journal, budget, config.max_silent, config.prices)
     held_out = (e.question for path in config.held_out for e in read_examples(path))
     # rules write in the passage's own words
     filters = config.filters.model_copy(update={"language": False} if rules else {})
+    first = FirstFilters(filters, held_out, config.language)
+    write_passages(folder / "corpus.jsonl", cut(read_source(config, run), config.chunk))
+    corpus = CorpusFile(folder / "corpus.jsonl")
+    groups = group_near_duplicates(read_passages(corpus.path), config.near_duplicate)
+    write_jsonl(folder / "near-duplicates.jsonl", ({"ids": ids} for ids in groups))
+    budget = Budget(config.max_cost, config.max_requests)
+    office = Office(journal, budget, config.max_silent, config.prices)
     (folder / ".work").mkdir(exist_ok=True)
     return corpus, Generation(
         plan=Plan(
@@ -246,7 +251,7 @@ def _prepare(
         prompts=prompts,
         office=office,
         filters=filters,
-        first=FirstFilters(filters, held_out, config.language),
+        first=first,
         folder=folder / ".work",
         answers=config.answers,
         critic=config.critic,
