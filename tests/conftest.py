@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -72,6 +73,36 @@ def stage() -> Callable[..., Path]:
         module = STAGES[command].load()
         config = build(module.Config, Source(values))
         return run_stage(command, module, config, ["ragkit", command], restart)
+
+    return run
+
+
+@dataclass
+class Outcome:
+    """What a command gave back: exit code, stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def ragkit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    """Run the command line in this process."""
+    from ragkit import cli
+
+    def run(*arguments: str) -> Outcome:
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+        monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        monkeypatch.setenv("COLUMNS", "120")
+        monkeypatch.setattr(sys, "argv", ["ragkit", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        return Outcome(int(caught.value.code or 0), captured.out, captured.err)
 
     return run
 

@@ -5,29 +5,20 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from ragkit import __version__, cli
+from ragkit import __version__
 from ragkit.data.files import read_json, read_jsonl
 from ragkit.stages import STAGES
 
 ROWS = "id,text\n1,The pump starts.\n2,The valve opens.\n"
 
 
-@dataclass
-class Outcome:
-    """What a command gave back: exit code, stdout and stderr."""
-
-    code: int
-    out: str
-    err: str
-
-
-Ragkit = Callable[..., Outcome]
+Ragkit = Callable[..., Any]  # -> code, out, err
 
 
 @pytest.fixture
@@ -37,23 +28,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word_model: Path) ->
     (tmp_path / "passages.csv").write_text(ROWS)
     (tmp_path / "c.yaml").write_text(f"chunk:\n  tokenizer: {word_model}\n  max_tokens: 50\n")
     return tmp_path
-
-
-@pytest.fixture
-def ragkit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ragkit:
-    """Run the command line in this process."""
-
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
-        monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
-        monkeypatch.setenv("COLUMNS", "120")
-        monkeypatch.setattr(sys, "argv", ["ragkit", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return Outcome(int(caught.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 def files_of(folder: Path) -> set[str]:

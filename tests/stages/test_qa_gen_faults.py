@@ -16,7 +16,6 @@ from typing import IO, Any
 
 import pytest
 
-from ragkit import cli
 from ragkit.config.teaching import OpenAITeacher
 from ragkit.data.files import read_examples, read_json, read_jsonl
 from ragkit.data.journal import Journal
@@ -231,38 +230,28 @@ def test_a_pair_with_half_a_character_is_written_and_read(
 
 
 @pytest.fixture
-def ragkit(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], values: dict[str, Any],
-    tmp_path: Path,
-) -> Callable[..., tuple[int, str]]:  # fmt: skip
+def start(
+    ragkit: Callable[..., Any], values: dict[str, Any], tmp_path: Path
+) -> Callable[[], tuple[int, str]]:
     """Run `ragkit qa-gen` with the configuration; return the exit code and stderr."""
 
-    def run(*arguments: str) -> tuple[int, str]:
-        for name, value in (("TOKENIZERS_PARALLELISM", "true"), ("HF_HUB_DISABLE_TELEMETRY", "1"),
-                            ("HF_HUB_DISABLE_PROGRESS_BARS", "1")):  # fmt: skip
-            monkeypatch.setenv(name, value)
-        config = tmp_path / "c.yaml"
-        config.write_text(json.dumps(values))
-        output = str(tmp_path / "run")
-        monkeypatch.setattr(
-            sys, "argv", ["ragkit", "qa-gen", "-c", str(config), "-o", output, *arguments]
-        )
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return int(caught.value.code or 0), capsys.readouterr().err
+    def run() -> tuple[int, str]:
+        (tmp_path / "c.yaml").write_text(json.dumps(values))
+        done = ragkit("qa-gen", "-c", str(tmp_path / "c.yaml"), "-o", str(tmp_path / "run"))
+        return done.code, done.err
 
     return run
 
 
 def test_a_wrong_key_is_one_message_after_one_request(
-    ragkit: Callable[..., tuple[int, str]],
+    start: Callable[[], tuple[int, str]],
     values: dict[str, Any],
     chat_server: Any,
     response: Any,
 ) -> None:
     chat_server.reply = lambda _: response(401, '{"error": {"message": "no"}}')
     values["teacher"] |= {"concurrency": 1, "max_retries": 5}
-    code, err = ragkit()
+    code, err = start()
     assert code == 1
     assert [line for line in err.splitlines() if line.startswith("ragkit: ")] == [
         f"ragkit: m at {chat_server.url}: the key in OPENAI_API_KEY is refused"
@@ -273,7 +262,7 @@ def test_a_wrong_key_is_one_message_after_one_request(
 
 @pytest.mark.parametrize("disk", ["full", "full of half a line"])
 def test_a_full_disk_is_one_message_and_the_next_start_goes_on(
-    ragkit: Callable[..., tuple[int, str]],
+    start: Callable[[], tuple[int, str]],
     whole: dict[str, bytes],
     chat_server: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -295,7 +284,7 @@ def test_a_full_disk_is_one_message_and_the_next_start_goes_on(
     values["teacher"] |= {"concurrency": 1}
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", fill)
-        code, err = ragkit()
+        code, err = start()
     assert code == 1
     assert err.splitlines()[-1] == (
         f"ragkit: {journal}: cannot be written: No space left on device"
@@ -305,14 +294,14 @@ def test_a_full_disk_is_one_message_and_the_next_start_goes_on(
     bought = [json.loads(line)["passage_sha256"] for line in kept.splitlines()]
     assert 3 <= len(bought) < PASSAGES
     chat_server.requests.clear()
-    assert ragkit()[0] == 0
+    assert start()[0] == 0
     assert final(tmp_path / "run") == whole
     assert journal.read_bytes().startswith(kept)
     assert len(chat_server.requests) == PASSAGES - len(bought)
 
 
 def test_a_disk_that_is_full_for_the_results_is_one_message_too(
-    ragkit: Callable[..., tuple[int, str]],
+    start: Callable[[], tuple[int, str]],
     whole: dict[str, bytes],
     chat_server: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -327,12 +316,12 @@ def test_a_disk_that_is_full_for_the_results_is_one_message_too(
 
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", fill)
-        code, err = ragkit()
+        code, err = start()
     assert code == 1
     assert err.splitlines()[-1].endswith("train.jsonl: cannot be written: No space left on device")
     assert "Traceback" not in err
     chat_server.requests.clear()
-    assert ragkit()[0] == 0
+    assert start()[0] == 0
     assert final(tmp_path / "run") == whole
     assert chat_server.requests == []
 
