@@ -198,6 +198,9 @@ def estimate(config: Config) -> Iterator[str]:
         yield f"{len(corpus):,} passages, {requests:,} requests"
         if isinstance(work.teacher, Model):
             yield f"questions: {work.teacher.estimate(work.plan.requests)}"
+            if config.reading and config.reading.by == "teacher":
+                n = config.reading.n
+                yield f"reading texts: {work.teacher.estimate(lambda: work.reading_requests(n))}"
         for role in ("answers", "critic"):
             if isinstance(later := roles[role], ModelTeacher):
                 n = getattr(config.teacher, "n", 1) * requests
