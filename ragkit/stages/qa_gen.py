@@ -237,6 +237,10 @@ def _prepare(
     write_jsonl(folder / "near-duplicates.jsonl", ({"ids": ids} for ids in groups))
     budget = Budget(config.max_cost, config.max_requests)
     office = Office(journal, budget, config.max_silent, config.prices)
+    teacher = build_teacher(config.teacher, prompts, office, config.seed)
+    for role, later in (("answers", config.answers), ("critic", config.critic)):
+        if isinstance(later, ModelTeacher):
+            office.open(role, later)  # so that a price it needs is asked for now
     (folder / ".work").mkdir(exist_ok=True)
     return corpus, Generation(
         plan=Plan(
@@ -248,7 +252,7 @@ def _prepare(
             left_out={i for ids in groups for i in ids[1:]},
             seed=config.seed,
         ),
-        teacher=build_teacher(config.teacher, prompts, office, config.seed),
+        teacher=teacher,
         corpus=corpus,
         split_of=_splits(config, corpus, groups),
         prompts=prompts,
