@@ -166,14 +166,14 @@ class Desk:
 
     def _check_silent(self, estimate: Estimate) -> None:
         silent, limit = self.totals.silent, self.budget.exhausted
-        if limit:
-            logger.warning("%s is reached: %d requests are not asked", limit, silent)
         if silent > self.max_silent * estimate.requests:
             raise EndpointError(
                 f"{f'{limit} is reached: ' if limit else ''}{silent:,} of {estimate.requests:,} "
                 f"requests got no answer, more than max_silent ({self.max_silent:.0%}); the others "
                 "are in the journal: the same command asks only for the missing ones"
             )
+        if limit:
+            logger.warning("%s is reached: %d requests are not asked", limit, silent)
 
     def _record(self, key: str, item: Item, reply: Reply) -> dict[str, Any]:
         return {
