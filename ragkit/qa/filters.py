@@ -62,6 +62,7 @@ class Sieve:
         "refused by the critic",
         "follows a refused turn",
     )
+    BY_A_PERSON = ("dropped by a person", "added by a person")
 
     def __init__(self, write: Callable[[dict[str, Any]], object]) -> None:
         """Count; `write` takes the record of each rejection."""
@@ -80,9 +81,12 @@ class Sieve:
         self.write({"reason": reason, **details, **candidate.to_json()})
 
     def to_json(self) -> dict[str, int]:
-        """Return the counts: of requests, of questions by what became of them."""
+        """Return the counts: of requests, of questions by what became of them.
+
+        Kept are those that were not rejected or dropped, and what a person added.
+        """
         requests = ["requests", "requests without answer", "unreadable answers"]
-        order = [*requests, "generated", *self.REASONS, "kept"]
+        order = [*requests, "generated", *self.REASONS, *self.BY_A_PERSON, "kept"]
         return {name: self.counts[name] for name in order}
 
 

@@ -158,6 +158,8 @@ def run(config: Config, run: Run) -> None:
         kept = work.filtered(sieve)
     corrections = _corrections(config, run, work, kept)
     tallies, samples = _write_splits(config, run, work, kept, corrections)
+    sieve.counts["dropped by a person"] = len(corrections.dropped)
+    sieve.counts["added by a person"] = sum(map(len, corrections.added.values()))
     sieve.counts["kept"] = sum(t.questions for t in tallies.values())
     if config.reading:
         chats = work.reading_chats(config.reading.by, config.reading.n, config.seed)

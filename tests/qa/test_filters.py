@@ -375,7 +375,8 @@ def test_the_account_counts_everything_once_in_the_order_of_the_filters() -> Non
     sieve.counts["generated"], sieve.counts["kept"], sieve.counts["requests"] = 5, 2, 9
     counts = sieve.to_json()
     requests = ["requests", "requests without answer", "unreadable answers"]
-    assert list(counts) == [*requests, "generated", *Sieve.REASONS, "kept"]
+    made = ["generated", *Sieve.REASONS, *Sieve.BY_A_PERSON, "kept"]
+    assert list(counts) == [*requests, *made]
     assert {name: n for name, n in counts.items() if n} == {
         "requests": 9, "unreadable answers": 1, "generated": 5, SHORT: 2,
         "refused by the critic": 1, "kept": 2,
