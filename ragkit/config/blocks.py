@@ -97,6 +97,7 @@ class StageConfig(Block):
             "max_cost",
             "max_requests",
             "prices",
+            "review",
         }  # fmt: skip
     )
 

@@ -53,17 +53,20 @@ def similarity(a: Signatures, b: Signatures) -> NDArray[np.float64]:
     return np.asarray(1 - count / _HASHES * (4 / 3))
 
 
-def group_near_duplicates(passages: Iterable[Passage], threshold: float = 0.8) -> list[list[str]]:
+def group_near_duplicates(
+    passages: Iterable[Passage], threshold: float = 0.8, figures_tell: bool = True
+) -> list[list[str]]:
     """Return the ids of groups of near-duplicates, two or more, in the order of the corpus.
 
     Near-duplicates have the same figures and texts whose runs of three words are, by estimate,
     common to a share of at least `threshold`. What is linked by others is one group. Reads the
     passages once and keeps some 140 bytes of each.
+    figures_tell: whether texts with other figures, in title or text, are another matter
     """
     ids, found = Strings(), _Store(3)
     for passage in passages:
         ids.append(passage.id)
-        found.add(*found.look(passage.text, passage.rendered))
+        found.add(*found.look(passage.text, passage.rendered if figures_tell else ""))
     roots = _components(found.signatures, found.figures, threshold)
     groups: dict[int, list[str]] = {}
     for i in np.flatnonzero(np.bincount(roots)[roots] > 1).tolist():

@@ -16,6 +16,7 @@ from ragkit.errors import DataError
 
 COLUMNS = ("id", "split", "keep", "question", "answer", "passage_id", "title", "passage")
 SPLITS = ("train", "dev", "test")
+_FORMULA = ("=", "+", "-", "@")
 _YES, _NO = ("yes", "y", "1", "true", "ja", "oui", "x"), ("no", "n", "0", "false", "nein", "non")
 
 
@@ -60,7 +61,10 @@ def _rewritten(example: Example, question: str, answer: str) -> Example:
 def write_review(
     path: Path, examples: Iterable[tuple[str, Example]], corpus: Mapping[str, Passage]
 ) -> int:
-    """Write (split, example) rows with their passages; return how many."""
+    """Write (split, example) rows with their passages; return how many.
+
+    A cell that a spreadsheet would take for a formula gets an apostrophe in front.
+    """
     count = 0
     with atomic_write(path) as f:
         f.write("\ufeff")  # by which spreadsheets know UTF-8
@@ -71,19 +75,29 @@ def write_review(
             passage = corpus[passage_id]
             answer = e.answers[0] if e.answers else ""
             turns = "".join(f"[{t.role}: {t.content}] " for t in e.history)
-            rows.writerow(
-                [e.id, split, "yes", e.question, answer, passage_id, passage.title,
-                 f"{turns}{passage.text}"]
-            )  # fmt: skip
+            cells = [e.question, answer, passage_id, passage.title, f"{turns}{passage.text}"]
+            rows.writerow([e.id, split, "yes", *map(_not_a_formula, cells)])
     return count
 
 
+def _not_a_formula(cell: str) -> str:
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell
+
+
+def _as_written(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
+
+
 def read_review(
-    path: Path, examples: Iterable[Example], corpus: Mapping[str, Passage]
+    path: Path,
+    examples: Iterable[Example],
+    corpus: Mapping[str, Passage],
+    split_of: Mapping[str, str],
 ) -> Corrections:
     """Read a corrected file; what is not in it any more stays as it was.
 
     examples: those that the file was written for
+    split_of: of each document
     Raises:
         DataError: all that cannot be understood, with its line.
     """
@@ -91,7 +105,7 @@ def read_review(
     found, problems = Corrections(), []
     for line, row in _rows(path):
         try:
-            _read_row(row, known, corpus, found)
+            _read_row(row, known, corpus, split_of, found)
         except ValueError as error:
             problems.append(f"{path}:{line}: {error}")
     if problems:
@@ -103,6 +117,7 @@ def _read_row(
     row: Mapping[str, str],
     known: Mapping[str, tuple[str, str]],
     corpus: Mapping[str, Passage],
+    split_of: Mapping[str, str],
     found: Corrections,
 ) -> None:
     name, question, answer = row["id"].strip(), row["question"].strip(), row["answer"].strip()
@@ -120,20 +135,26 @@ def _read_row(
     if name and (question, answer) != known[name]:
         found.changed[name] = question, answer
     elif not name:
-        new = _new(row, question, answer, corpus)
+        new = _new(row, question, answer, corpus, split_of)
         if new.id in known or any(new.id == e.id for added in found.added.values() for e in added):
             raise ValueError(f"question: {question!r} is asked about this passage already")
         found.added.setdefault(row["split"].strip(), []).append(new)
 
 
 def _new(
-    row: Mapping[str, str], question: str, answer: str, corpus: Mapping[str, Passage]
+    row: Mapping[str, str],
+    question: str,
+    answer: str,
+    corpus: Mapping[str, Passage],
+    split_of: Mapping[str, str],
 ) -> Example:
-    passage_id = row["passage_id"].strip()
-    if row["split"].strip() not in SPLITS:
+    passage_id, split = row["passage_id"].strip(), row["split"].strip()
+    if split not in SPLITS:
         raise ValueError(f"split: {row['split']!r} is none of {', '.join(SPLITS)}")
     if passage_id not in corpus:
         raise ValueError(f"passage_id: {passage_id!r} is not in the corpus")
+    if (own := split_of[corpus[passage_id].source]) != split:
+        raise ValueError(f"split: {split!r}, and the document of {passage_id!r} is for {own!r}")
     return Example(
         id=sha256_text(passage_id, question)[:16],
         question=question,
@@ -147,6 +168,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     text = read_text(path)
     header = text.split("\n", 1)[0]
     delimiter = max((",", ";", "\t"), key=header.count)  # spreadsheets write what their country has
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]
@@ -155,7 +177,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         found = []
         for row in reader:
             if any(cell.strip() for cell in row):
-                cells = row + [""] * (len(names) - len(row))
+                cells = [*map(_as_written, row), *[""] * (len(names) - len(row))]
                 found.append((reader.line_num, dict(zip(names, cells, strict=False))))
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: not CSV: {error}") from error

@@ -212,7 +212,7 @@ def estimate(config: Config) -> Iterator[str]:
 def reopen(config: Config, path: Path) -> bool:
     """Return whether a finished run has to be gone through again: its review was corrected."""
     review = path / "review.csv"
-    if not config.review or not review.exists():
+    if not review.exists():
         return config.review
     return bool(read_json(path / "review.json")["sha256"] != sha256_file(review))
 
@@ -244,19 +244,26 @@ def _prepare(
         if isinstance(later, ModelTeacher):
             office.open(role, later)  # so that a price it needs is asked for now
     (folder / ".work").mkdir(exist_ok=True)
+    split_of = _splits(config, corpus)
+    plan = Plan(
+        passages=lambda: read_passages(corpus.path),
+        styles=["heuristic"] if rules else config.styles,
+        n=getattr(config.teacher, "n", 1),
+        unanswerable=0.0 if rules else config.unanswerable,
+        limit=config.limit,
+        left_out={i for ids in groups for i in ids[1:]},
+        seed=config.seed,
+    )
+    if all(split_of[p.source] != "train" for p in plan.asked()):
+        raise DataError(
+            "no passage that would be asked about is for training; "
+            "change limit, the shares of splits, or seed"
+        )
     return corpus, Generation(
-        plan=Plan(
-            passages=lambda: read_passages(corpus.path),
-            styles=["heuristic"] if rules else config.styles,
-            n=getattr(config.teacher, "n", 1),
-            unanswerable=0.0 if rules else config.unanswerable,
-            limit=config.limit,
-            left_out={i for ids in groups for i in ids[1:]},
-            seed=config.seed,
-        ),
+        plan=plan,
         teacher=teacher,
         corpus=corpus,
-        split_of=_splits(config, corpus, groups),
+        split_of=split_of,
         prompts=prompts,
         office=office,
         filters=filters,
@@ -279,25 +286,28 @@ def _templates(config: Config) -> list[str]:
     ]
 
 
-def _splits(config: Config, corpus: CorpusFile, groups: list[list[str]]) -> dict[str, str]:
+def _splits(config: Config, corpus: CorpusFile) -> dict[str, str]:
     splits, sizes, together = (
         config.splits,
         Counter(p.source for p in read_passages(corpus.path)),
         None,
     )
     if splits.by == "group":
-        together = document_groups(sizes, ([corpus[i].source for i in ids] for ids in groups))
+        alike = group_near_duplicates(
+            read_passages(corpus.path), config.near_duplicate, figures_tell=False
+        )
+        together = document_groups(sizes, ([corpus[i].source for i in ids] for ids in alike))
     return split_documents(sizes, splits.dev, splits.test, config.seed, together)
 
 
 def _corrections(config: Config, run: Run, work: Generation, kept: Path) -> Corrections:
     """Read what a person has corrected; write the file for it where there is none."""
-    if not config.review:
-        return Corrections()
     path = run / "review.csv"
+    if not config.review and not path.exists():
+        return Corrections()
     examples = ((split, e) for split in _REVIEWED for e in work.examples(kept, split))
     if path.exists():
-        found = read_review(path, (e for _, e in examples), work.corpus)
+        found = read_review(path, (e for _, e in examples), work.corpus, work.split_of)
         logger.info("%s: %s", path, found.line)
     else:
         found, count = Corrections(), write_review(path, examples, work.corpus)
@@ -341,6 +351,6 @@ def _notes(config: Config, work: Generation, sieve: Sieve, corrections: Correcti
     if config.held_out:
         names = ", ".join(path.name for path in config.held_out)
         notes.append(f"Training questions too close to one of {names} were left out.")
-    if config.review:
+    if (work.folder.parent / "review.csv").exists():
         notes.append(f"Corrected by a person: {corrections.line}.")
     return notes

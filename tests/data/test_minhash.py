@@ -176,3 +176,10 @@ def test_a_long_text_that_is_hashed_in_parts_is_hashed_right() -> None:
     assert float(similarity(signature(tokens), signature(tokens[4000:]))) == pytest.approx(
         0.2, abs=0.13
     )
+
+
+def test_titles_that_differ_in_a_figure_can_be_left_out_of_account() -> None:
+    text = " ".join(TEXT.split() * 3)
+    passages = [Passage("a", text, title="Guide 1.2"), Passage("b", text, title="Guide 1.3")]
+    assert group_near_duplicates(passages) == []
+    assert group_near_duplicates(passages, figures_tell=False) == [["a", "b"]]

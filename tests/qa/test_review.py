@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def save(
 
 
 def read(path: Path) -> Corrections:
-    return read_review(path, (e for _, e in EXAMPLES), CORPUS)
+    return read_review(path, (e for _, e in EXAMPLES), CORPUS, {"d": "test"})
 
 
 def corrected(corrections: Corrections, split: str) -> list[Example]:
@@ -136,6 +137,22 @@ def test_a_row_that_was_taken_out_stays_as_it_was(review: Path) -> None:
     assert corrected(read(review), "test") == [PLAIN, FOLLOW_UP]
 
 
+@pytest.mark.parametrize("sign", "=+-@")
+def test_no_cell_is_a_formula_and_none_is_changed_by_that(tmp_path: Path, sign: str) -> None:
+    example = replace(PLAIN, question=f"{sign}HYPERLINK(1)?", answers=(f"{sign}5 °C",))
+    path, corpus = tmp_path / "review.csv", {"a": Passage("a", f"{sign}5 °C", doc_id="d")}
+    write_review(path, [("test", example)], corpus)
+    (row,) = rows(path)
+    assert not any(cell.startswith(sign) for cell in row.values())
+    assert not read_review(path, [example], corpus, {"d": "test"}).changed
+
+
+def test_a_long_passage_comes_back(tmp_path: Path) -> None:
+    path, corpus = tmp_path / "review.csv", {"a": Passage("a", "x" * 300_000, doc_id="d")}
+    write_review(path, [("test", PLAIN)], corpus)
+    assert not read_review(path, [PLAIN], corpus, {"d": "test"}).changed
+
+
 NEW = {"id": "", "split": "test", "keep": "yes", "question": "New?", "passage_id": "b"}
 
 
@@ -147,6 +164,7 @@ NEW = {"id": "", "split": "test", "keep": "yes", "question": "New?", "passage_id
         ({**NEW, "id": "e1", "question": " "}, "question: empty"),
         ({**NEW, "split": "tests"}, "split: 'tests' is none of train, dev, test"),
         ({**NEW, "passage_id": "z"}, "passage_id: 'z' is not in the corpus"),
+        ({**NEW, "split": "dev"}, "split: 'dev', and the document of 'b' is for 'test'"),
     ],
 )
 def test_a_row_that_cannot_be_understood_is_told_with_its_line(

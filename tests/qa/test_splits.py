@@ -98,3 +98,19 @@ def test_two_documents_are_a_group_whoever_else_has_their_passages() -> None:
 
 def test_copies_within_a_document_make_no_group() -> None:
     assert document_groups({"a": 2, "b": 2}, [["a", "a"], ["b", "b"]]) == {}
+
+
+@pytest.mark.parametrize(
+    ("documents", "sizes"),
+    [(1, (1, 0, 0)), (2, (1, 0, 1)), (3, (1, 1, 1)), (5, (3, 1, 1)), (10, (8, 1, 1))],
+)
+def test_few_documents_leave_no_split_empty_that_can_have_one(
+    documents: int, sizes: tuple[int, int, int]
+) -> None:
+    names = [f"Guide {i}" for i in range(documents)]
+    for seed in range(30):
+        found = list(split_documents(names, 0.1, 0.1, seed).values())
+        counts = tuple(found.count(split) for split in ("train", "dev", "test"))
+        assert counts == sizes or 0 not in counts
+        assert "train" in split_documents(names, 0.45, 0.45, seed).values()
+    assert set(split_documents(names, 0, 0).values()) == {"train"}

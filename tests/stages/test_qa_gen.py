@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -27,6 +28,11 @@ DEMO = Path(__file__).parents[2] / "data" / "demo" / "passages.csv"
 DOCUMENTS, STYLES = 12, ["factoid", "how-to"]
 
 
+def letters(number: int) -> str:
+    """Return a number in letters: figures would tell questions from each other."""
+    return str(number).translate(str.maketrans("0123456789", "abcdefghij"))
+
+
 @pytest.fixture
 def passages(tmp_path: Path) -> Path:
     """A CSV of 12 documents with two passages each, all of different words."""
@@ -37,7 +43,7 @@ def passages(tmp_path: Path) -> Path:
         rows.writerow(["title", "section", "text"])
         for i in range(DOCUMENTS):
             for part in ("Use", "Care"):
-                name = " ".join(f"word{n}" for n in rng.sample(range(10_000), 8))
+                name = " ".join(f"word{letters(n)}" for n in rng.sample(range(10_000), 8))
                 rows.writerow([f"Guide {i}", part, f"{name}. The {part} takes {i + 2} hours."])
     return path
 
@@ -56,7 +62,7 @@ def duration(text: str) -> str:
 def answer(request: dict[str, Any]) -> str:
     """Answer as a model does: good pairs, bad pairs, the same again, and now and then rubbish."""
     own, how = subject(request), "how-to" if "somebody with a goal" in str(request) else "factoid"
-    if int(own[0][4:]) % 7 == 0:
+    if crc32(own[0].encode()) % 7 == 0:
         return "I am sorry, I cannot do that."
     hours = duration(request["messages"][-1]["content"])
     pairs = [

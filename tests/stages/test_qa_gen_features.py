@@ -112,14 +112,19 @@ def test_a_question_that_shall_have_no_answer_and_that_another_passage_answers_i
     qa_gen: QaGen, pumps: dict[str, Any], teacher: Any, pairs: Any
 ) -> None:
     asked = "How long does the red pump run?"
-    teacher.replies["unanswerable"] = lambda r: pairs((asked if r.facts[0][0] == "red" else "", ""))
+    teacher.replies["unanswerable"] = lambda r: pairs(
+        (asked if r.facts[0][:2] == ("red", "pump") else "", "")
+    )
     teacher.replies["factoid"] = lambda r: pairs(
-        ("How long does the RED pump run?" if r.facts[0][:2] == ("blue", "fan") else "", "2 hours"),
+        (
+            "How long does the RED pump run?" if r.facts[0][:2] == ("blue", "fan") else "",
+            "It runs.",
+        ),
         (f"What does the {' '.join(r.facts[0][:2])} do?", "It runs."),
     )
     made = qa_gen(**{**pumps, "unanswerable": 0.49, "splits": {"dev": 0, "test": 0}})
     (found,) = made.rejected("answered, and should not be")
-    assert (found["question"], found["detail"]) == (asked, "2 hours")
+    assert (found["question"], found["detail"]) == (asked, "It runs.")
     assert asked not in {e.question for e in made.examples}
     assert made.funnel["answered, and should not be"] == 1
 
@@ -225,7 +230,8 @@ def test_a_question_of_two_passages_has_second_answers_alone(
     found = made.examples
     assert {len(e.positive_ids) for e in found} == {2}
     assert {e.answers for e in found} == {
-        (f"It runs {hours} hours after a full charge.",) for hours in range(2, 26, 2)
+        tuple(f"It runs {h} hours after a full charge." for h in (hours, hours + 1))
+        for hours in range(2, 26, 2)
     }
 
 

@@ -194,6 +194,8 @@ def test_every_generated_question_is_kept_or_rejected_for_one_reason(
         "refused by the critic",
     } <= set(reasons)  # fmt: skip
     assert made.funnel.pop("unreadable answers") == 2
+    requests = made.funnel.pop("requests")
+    assert requests == sum(len(teacher.asked(style)) for style in [*styles, "unanswerable"])
     generated, kept = made.funnel.pop("generated"), made.funnel.pop("kept")
     assert kept == len(made.examples)
     assert {name: n for name, n in made.funnel.items() if n} == reasons
@@ -204,6 +206,7 @@ def test_every_generated_question_is_kept_or_rejected_for_one_reason(
     assert merged and {e.question for e in merged} <= duplicates
     card = dict(re.findall(r"^\| ([a-z, ]+) \| ([\d,]+) \|$", made.card, re.MULTILINE))
     assert {name: int(n) for name, n in card.items()} == {
-        "unreadable answers": 2, "generated": generated, **reasons, "kept": kept,
+        "requests": requests, "unreadable answers": 2, "generated": generated, **reasons,
+        "kept": kept,
     }  # fmt: skip
     assert read_json(made.path / "funnel.json")["generated"] == generated
