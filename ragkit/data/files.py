@@ -222,7 +222,7 @@ def parse_jsonl(
             line = raw.decode("utf-8-sig" if encoding == "utf-8" and number == 1 else encoding)
             if not line.strip():
                 continue
-            value = parse(parse_json(line))
+            value = parse(parse_json(line.rstrip("\r\n")))
         except ValueError as error:
             found.add(number, _reason(error, encoding), raw.decode(encoding, "replace"))
         else:
@@ -358,9 +358,12 @@ def parse_json(line: str) -> object:
     """Parse a JSON text; refuse what could be read but not written again.
 
     Raises:
-        ValueError: not JSON, or NaN, or half a character.
+        ValueError: not JSON, or NaN, or half a character, or brackets in brackets without end.
     """
-    record = json.loads(line, parse_constant=_no_constant)
+    try:
+        record = json.loads(line, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     if _SURROGATE.search(line):
         try:
             json.dumps(record, ensure_ascii=False).encode()

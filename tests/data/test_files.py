@@ -211,6 +211,23 @@ def test_what_cannot_be_written_is_refused_when_it_is_read(tmp_path: Path, line:
         files.read_corpus(path)
 
 
+def test_a_line_that_is_nested_too_deeply_is_told_or_set_aside_like_any_other(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"id": "a", "text": "x"}\n' + "[" * 100_000 + "]" * 100_000 + "\n")
+    with pytest.raises(DataError, match=r"corpus\.jsonl:2: nested too deeply$"):
+        files.read_corpus(path)
+    assert list(files.read_corpus(path, tmp_path / "bad-lines.jsonl")) == ["a"]
+
+
+def test_the_column_of_a_line_that_breaks_off_is_where_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"id": "a",\n')
+    with pytest.raises(DataError, match=r"corpus\.jsonl:1: not JSON: .* \(column 12\)$"):
+        files.read_corpus(path)
+
+
 def test_json_that_is_broken_is_told_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text('{\n"a": 1,\n}')
