@@ -101,7 +101,8 @@ class Desk:
         if budget.max_cost is not None and price is None and isinstance(config, OpenAITeacher):
             raise ConfigError(
                 f"max_cost: no price of {config.model!r} is known; name a file with it: "
-                "prices: FILE (configs/prices.yaml is one to begin with)"
+                "prices: FILE (configs/prices.yaml is one to begin with; a server of your own "
+                "may cost 0)"
             )
         self.config, self.journal, self.budget, self.price = config, journal, budget, price
         self.max_silent = max_silent

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ragkit.config.teaching import AnswerTeacher, Filters
+from ragkit.config.teaching import Filters
 from ragkit.data.schema import Example, Passage, Turn
 from ragkit.errors import DataError
 from ragkit.log import progress
-from ragkit.qa.asking import Office
+from ragkit.qa.asking import Answers, Office
 from ragkit.qa.candidates import Candidate, read_candidates, write_candidates
 from ragkit.qa.filters import FirstFilters, Sieve
 from ragkit.qa.grounding import says_no_answer
@@ -44,15 +44,14 @@ class Generation:
     filters: Filters
     first: FirstFilters
     folder: Path
-    answers: AnswerTeacher | None = None
-    critic: AnswerTeacher | None = None
+    answers: Answers | None = None
+    critic: Answers | None = None
 
     def filtered(self, sieve: Sieve) -> Path:
         """Take the questions through all filters, cheapest first; return the file of the kept."""
         kept = self._spool("first", self._first_kept(sieve))
         if self.answers:
-            desk = self.office.answers("answers", self.answers)
-            first = kept
+            desk, first = self.answers, kept
             kept = self._spool(
                 "answered",
                 second_answers(
@@ -70,11 +69,12 @@ class Generation:
             left = _passed(meaning.judge(left), sieve)
         kept = self._spool("found", left)
         if self.critic:
-            desk = self.office.answers("critic", self.critic)
-            found = kept
+            critic, found = self.critic, kept
             kept = self._spool(
                 "judged",
-                criticised(lambda: read_candidates(found), self.corpus, desk, self.prompts, sieve),
+                criticised(
+                    lambda: read_candidates(found), self.corpus, critic, self.prompts, sieve
+                ),
             )
         judged = kept
         return self._spool("joined", self.first.join(lambda: read_candidates(judged), sieve))

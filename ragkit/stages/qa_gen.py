@@ -222,13 +222,18 @@ def _prepare(
 ) -> tuple[CorpusFile, Generation]:
     """Write the corpus, and decide who is asked what and which split it is for.
 
-    Files of the user's are read first: a run that has written nothing may be started again with
-    other ones.
+    What may be wrong with the configuration is told before the corpus is read: a run
+    that has written nothing may be started again with another one.
     """
     rules = isinstance(config.teacher, HeuristicTeacher)
     shown = read_examples_to_show(config.show) if config.show else {}
     prompts = Prompts(config.prompts, config.language, config.turns, shown)
     prompts.check(_templates(config))
+    budget = Budget(config.max_cost, config.max_requests)
+    office = Office(journal, budget, config.max_silent, config.prices)
+    teacher = build_teacher(config.teacher, prompts, office, config.seed)
+    answers = office.answers("answers", config.answers) if config.answers else None
+    critic = office.answers("critic", config.critic) if config.critic else None
     held_out = (e.question for path in config.held_out for e in read_examples(path))
     # rules write in the passage's own words
     filters = config.filters.model_copy(update={"language": False} if rules else {})
@@ -237,12 +242,6 @@ def _prepare(
     corpus = CorpusFile(folder / "corpus.jsonl")
     groups = group_near_duplicates(read_passages(corpus.path), config.near_duplicate)
     write_jsonl(folder / "near-duplicates.jsonl", ({"ids": ids} for ids in groups))
-    budget = Budget(config.max_cost, config.max_requests)
-    office = Office(journal, budget, config.max_silent, config.prices)
-    teacher = build_teacher(config.teacher, prompts, office, config.seed)
-    for role, later in (("answers", config.answers), ("critic", config.critic)):
-        if isinstance(later, ModelTeacher):
-            office.open(role, later)  # so that a price it needs is asked for now
     (folder / ".work").mkdir(exist_ok=True)
     split_of = _splits(config, corpus)
     plan = Plan(
@@ -269,8 +268,8 @@ def _prepare(
         filters=filters,
         first=first,
         folder=folder / ".work",
-        answers=config.answers,
-        critic=config.critic,
+        answers=answers,
+        critic=critic,
     )
 
 

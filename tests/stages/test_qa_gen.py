@@ -18,7 +18,7 @@ import pytest
 
 from ragkit.data.files import read_corpus, read_examples, read_json, read_jsonl, write_jsonl
 from ragkit.data.nearduplicates import overlap_f1, words
-from ragkit.errors import DataError, EndpointError
+from ragkit.errors import ConfigError, DataError, EndpointError
 from ragkit.qa.splits import split_documents
 
 FINAL = ["corpus.jsonl", "train.jsonl", "dev.jsonl", "test.jsonl", "rejected.jsonl"]
@@ -418,3 +418,29 @@ def test_a_split_without_examples_leaves_no_file(
     path = stage("qa-gen", **rules, splits={"dev": 0, "test": 0})
     assert (path / "train.jsonl").exists()
     assert not (path / "dev.jsonl").exists() and not (path / "test.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"styles": ["fact"]}, "styles: 'fact' is none of factoid"),
+        ({"critic": "dear", "max_cost": 1}, "max_cost: no price of 'dear' is known"),
+        ({"answers": "dear", "max_cost": 1}, "max_cost: no price of 'dear' is known"),
+    ],
+)
+def test_a_mistake_in_the_configuration_costs_nothing_and_its_correction_goes_on_in_the_folder(
+    stage: Callable[..., Path],
+    values: dict[str, Any],
+    openai: dict[str, Any],
+    chat_server: Any,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    said: str,
+) -> None:
+    (tmp_path / "prices.yaml").write_text("m: {input: 1, output: 1}\n")
+    common = {"prices": str(tmp_path / "prices.yaml"), "output": str(tmp_path / "run")}
+    roles = {key: {**openai, "model": v} for key, v in changes.items() if v == "dear"}
+    with pytest.raises(ConfigError, match=said):
+        stage("qa-gen", **{**values, **changes, **roles}, teacher=openai, **common)
+    assert chat_server.requests == []
+    assert (stage("qa-gen", **values, teacher=openai, **common) / "train.jsonl").exists()
