@@ -12,6 +12,7 @@ import os
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -99,7 +100,7 @@ class Client:
         `chats` is read, and `keep` called with replies before they are yielded, in another thread.
         Single failures are logged and left out; a refusal for good (a wrong key, an unknown model),
         ten failures in a row and an interrupt end it, after the replies to what is in flight, which
-        are paid for.
+        are paid for (unless nothing was answered at all).
         """
         asking = _Asking(self, iter(chats), schema, allowance, keep)
         thread = threading.Thread(target=asking.run, name="ragkit-endpoint", daemon=True)
@@ -179,6 +180,7 @@ class _Asking:
     answered: int = 0
     failures: int = 0  # since the last answer
     unsaid: EndpointError | None = None  # a failure that is logged unless it ends everything
+    said: Counter[str] = field(default_factory=Counter)  # failures by message
     working: bool = True
     fresh: Replies = field(default_factory=list)
     came: asyncio.Event = field(default_factory=asyncio.Event)
@@ -227,6 +229,9 @@ class _Asking:
         if self.unsaid and not self.answered and not self.fatal:
             self.fatal = self.unsaid
         self._say()
+        for message, times in self.said.items():
+            if times > 1:
+                logger.warning("%s (%d times)", message, times)
 
     async def _worker(
         self,
@@ -319,12 +324,18 @@ class _Asking:
         self.failures += 1
         if _is_final(error) or self.failures >= _FAILURES_IN_A_ROW:
             self.fatal, self.stopping = self.fatal or error, True
+            if not self.answered and not _is_final(error):
+                self.cancel()  # nothing in flight will be answered either
         else:
             self.unsaid = error
 
     def _say(self) -> None:
+        """Log a failure where it is the first of its kind; the others are counted at the end."""
         if self.unsaid and self.fatal is not self.unsaid:
-            logger.warning("%s", self.unsaid)
+            message = str(self.unsaid)
+            self.said[message] += 1
+            if self.said[message] == 1:
+                logger.warning("%s", message)
         self.unsaid = None
 
 

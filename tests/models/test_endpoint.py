@@ -212,6 +212,33 @@ def test_ten_failures_in_a_row_end_the_run(
     assert 10 <= len(chat_server.requests) < 100
 
 
+def test_failures_of_one_kind_are_logged_once_and_counted(
+    chat_server: Any, client: Callable[..., Client], says: Any, response: Any, log_lines: list[str]
+) -> None:
+    chat_server.reply = lambda r: says("fine") if asked(r) % 2 else response(500, "{}")
+    list(client(concurrency=1).ask_all(numbered(30)))
+    first, counted = [line for line in log_lines if ": 500 " in line]
+    assert "times" not in first
+    assert counted.endswith("(15 times)")
+
+
+def test_after_ten_failures_and_no_answer_what_is_in_flight_is_dropped(
+    chat_server: Any, client: Callable[..., Client], says: Any, response: Any
+) -> None:
+    def reply(request: dict[str, Any]) -> Any:
+        if asked(request) < 10:
+            return response(500, "{}")
+        chat_server.closing.wait(20)
+        return says("too late")
+
+    chat_server.reply = reply
+    got = []
+    with pytest.raises(EndpointError, match=": 500 "):
+        for i, _ in client(concurrency=4).ask_all(numbered(100)):
+            got.append(i)
+    assert got == []
+
+
 def test_failures_with_answers_between_them_do_not_end_the_run(
     chat_server: Any, client: Callable[..., Client], says: Any, response: Any
 ) -> None:
