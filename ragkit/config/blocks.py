@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -245,6 +246,13 @@ class Endpoint(Block):
         0.0, ge=0, description="of sampling; null: the server's own (some models take no other)"
     )
     max_tokens: int = Field(1024, gt=0, description="longest answer, in tokens")
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_base_url(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError(f"{url!r} does not begin with http:// or https://")
+        return url
 
 
 class ExtractiveAnswerer(Block):

@@ -158,7 +158,13 @@ class Client:
         said = (str(error).splitlines() or [""])[0]
         if self.key:
             said = said.replace(self.key, "***")
-        return f"{self.server}: {status} {said[:200]}"
+        return f"{self.server}: {status} {said[:200]}{self._advice(error)}"
+
+    def _advice(self, error: openai.OpenAIError) -> str:
+        """Return what may be wrong with `base_url` where the server has nothing at the address."""
+        url = (self.config.base_url or "").rstrip("/")
+        lost = isinstance(error, openai.NotFoundError) and url and not url.endswith("/v1")
+        return f" (base_url usually ends in /v1: {url}/v1)" if lost else ""
 
 
 @dataclass

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from ragkit.config.blocks import Endpoint
 from ragkit.errors import DataError, EndpointError, RunError
@@ -150,6 +151,22 @@ def test_an_empty_answer_is_an_error(
     chat_server.reply = lambda _: says(text)
     with pytest.raises(EndpointError, match="an empty answer"):
         client().ask(HELLO)
+
+
+def test_an_address_without_the_usual_end_is_told(
+    chat_server: Any, client: Callable[..., Client], response: Any
+) -> None:
+    chat_server.reply = lambda _: response(404, "404 page not found", kind="text/plain")
+    usual = chat_server.url.removesuffix("/v1")
+    with pytest.raises(EndpointError, match=rf"404 .*base_url usually ends in /v1: {usual}/v1\)"):
+        client(base_url=usual).ask(HELLO)
+    with pytest.raises(EndpointError, match=r"404 (?!.*base_url)"):
+        client(base_url=f"{usual}/v1").ask(HELLO)
+
+
+def test_an_address_without_a_scheme_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'localhost:8000/v1' does not begin with http://"):
+        Endpoint(model="m", base_url="localhost:8000/v1")
 
 
 def test_a_server_that_hangs_is_told_by_the_time_allowed(
