@@ -178,7 +178,7 @@ def run(config: Config, run: Run) -> None:
     shutil.rmtree(work.folder)
     logger.info("%s", ", ".join(f"{t.questions} {name}" for name, t in tallies.items()))
     if not tallies["train"].questions:
-        raise DataError("no training question was kept; see rejected.jsonl and funnel.json")
+        raise DataError(_why_nothing(work, sieve))
 
 
 def show(path: Path) -> RenderableType:
@@ -333,8 +333,24 @@ def _write_splits(
         if not tally.questions:
             path.unlink()
             if config.splits.model_dump().get(name):
-                logger.warning("no %s.jsonl: too few documents for its share", name)
+                found = sum(split == name for split in work.split_of.values())
+                why = f"no question about its {found:,} documents was kept" if found else \
+                    "too few documents for its share"  # fmt: skip
+                logger.warning("no %s.jsonl: %s", name, why)
     return tallies, samples
+
+
+def _why_nothing(work: Generation, sieve: Sieve) -> str:
+    """Return why there is no training question, and what to do."""
+    if "train" not in work.split_of.values():
+        return (
+            f"no training question: dev and test have all {len(work.split_of):,} documents; "
+            "--set splits.dev=0 --set splits.test=0 leaves them for training"
+        )
+    reasons = {name: sieve.counts[name] for name in ("unreadable answers", *Sieve.REASONS)}
+    most = max(reasons, key=lambda name: reasons[name])
+    why = f" (most often: {most}, {reasons[most]:,})" if reasons[most] else ""
+    return f"no training question was kept{why}; see rejected.jsonl and funnel.json"
 
 
 def _notes(config: Config, work: Generation, sieve: Sieve, corrections: Corrections) -> list[str]:

@@ -25,6 +25,7 @@ FINAL = ["corpus.jsonl", "train.jsonl", "dev.jsonl", "test.jsonl", "rejected.jso
 FINAL += ["funnel.json", "DATA_CARD.md"]
 SPLITS = {"dev": 0.25, "test": 0.25}
 DEMO = Path(__file__).parents[2] / "data" / "demo" / "passages.csv"
+TRAINED = {"notes.txt": "train"}
 DOCUMENTS, STYLES = 12, ["factoid", "how-to"]
 
 
@@ -404,8 +405,11 @@ def test_answers_without_a_usable_pair_are_an_error_that_names_the_files_to_read
     tmp_path: Path,
 ) -> None:
     chat_server.reply = lambda _: says("No.")
-    with pytest.raises(DataError, match=r"rejected\.jsonl and funnel\.json"):
+    most = re.escape("(most often: unreadable answers, 48); see rejected.jsonl and funnel.json")
+    with pytest.raises(DataError, match=most):
         stage("qa-gen", **values, teacher=openai, output=str(tmp_path / "run"))
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert re.search(r"no test\.jsonl: no question about its \d documents was kept", log)
     rejected = read_jsonl(tmp_path / "run" / "rejected.jsonl")
     assert len(rejected) == 4 * DOCUMENTS
     assert rejected[0]["answer"] == "No."
@@ -444,3 +448,14 @@ def test_a_mistake_in_the_configuration_costs_nothing_and_its_correction_goes_on
         stage("qa-gen", **{**values, **changes, **roles}, teacher=openai, **common)
     assert chat_server.requests == []
     assert (stage("qa-gen", **values, teacher=openai, **common) / "train.jsonl").exists()
+
+
+def test_a_single_document_that_is_held_out_is_told_with_the_way_to_train_on_it(
+    stage: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("The cache keeps entries for 30 minutes.\n")
+    rules = {"input": str(tmp_path / "notes.txt"), "filters": {"round_trip": None}}
+    seed = next(s for s in range(99) if split_documents({"notes.txt"}, 0.5, 0.4, s) != TRAINED)
+    splits = {"dev": 0.5, "test": 0.4}
+    with pytest.raises(DataError, match=r"have all 1 documents; --set splits\.dev=0 --set spl"):
+        stage("qa-gen", **rules, splits=splits, seed=seed, output=str(tmp_path / "run"))
