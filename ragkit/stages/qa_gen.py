@@ -178,7 +178,7 @@ def run(config: Config, run: Run) -> None:
     shutil.rmtree(work.folder)
     logger.info("%s", ", ".join(f"{t.questions} {name}" for name, t in tallies.items()))
     if not tallies["train"].questions:
-        raise DataError(_why_nothing(work, sieve))
+        raise DataError(_why_nothing(sieve))
 
 
 def show(path: Path) -> RenderableType:
@@ -340,13 +340,7 @@ def _write_splits(
     return tallies, samples
 
 
-def _why_nothing(work: Generation, sieve: Sieve) -> str:
-    """Return why there is no training question, and what to do."""
-    if "train" not in work.split_of.values():
-        return (
-            f"no training question: dev and test have all {len(work.split_of):,} documents; "
-            "--set splits.dev=0 --set splits.test=0 leaves them for training"
-        )
+def _why_nothing(sieve: Sieve) -> str:
     reasons = {name: sieve.counts[name] for name in ("unreadable answers", *Sieve.REASONS)}
     most = max(reasons, key=lambda name: reasons[name])
     why = f" (most often: {most}, {reasons[most]:,})" if reasons[most] else ""

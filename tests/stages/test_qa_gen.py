@@ -25,7 +25,6 @@ FINAL = ["corpus.jsonl", "train.jsonl", "dev.jsonl", "test.jsonl", "rejected.jso
 FINAL += ["funnel.json", "DATA_CARD.md"]
 SPLITS = {"dev": 0.25, "test": 0.25}
 DEMO = Path(__file__).parents[2] / "data" / "demo" / "passages.csv"
-TRAINED = {"notes.txt": "train"}
 DOCUMENTS, STYLES = 12, ["factoid", "how-to"]
 
 
@@ -450,12 +449,24 @@ def test_a_mistake_in_the_configuration_costs_nothing_and_its_correction_goes_on
     assert (stage("qa-gen", **values, teacher=openai, **common) / "train.jsonl").exists()
 
 
-def test_a_single_document_that_is_held_out_is_told_with_the_way_to_train_on_it(
-    stage: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_single_document_is_for_training(stage: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("The cache keeps entries for 30 minutes.\n")
     rules = {"input": str(tmp_path / "notes.txt"), "filters": {"round_trip": None}}
-    seed = next(s for s in range(99) if split_documents({"notes.txt"}, 0.5, 0.4, s) != TRAINED)
-    splits = {"dev": 0.5, "test": 0.4}
-    with pytest.raises(DataError, match=r"have all 1 documents; --set splits\.dev=0 --set spl"):
-        stage("qa-gen", **rules, splits=splits, seed=seed, output=str(tmp_path / "run"))
+    splits, output = {"dev": 0.5, "test": 0.4}, str(tmp_path / "run")
+    path = stage("qa-gen", **rules, splits=splits, output=output)
+    assert (path / "train.jsonl").exists() and not (path / "test.jsonl").exists()
+
+
+def test_a_limit_that_leaves_nothing_to_train_on_is_told_before_anything_is_asked(
+    stage: Callable[..., Path],
+    values: dict[str, Any],
+    openai: dict[str, Any],
+    chat_server: Any,
+    tmp_path: Path,
+) -> None:
+    held = split_documents([f"Guide-{i}" for i in range(DOCUMENTS)], 0.25, 0.25)
+    seeds = (s for s in range(99) if split_documents(held, 0.25, 0.25, s)["Guide-0"] != "train")
+    output, seed = str(tmp_path / "run"), next(seeds)
+    with pytest.raises(DataError, match="no passage that would be asked about is for training"):
+        stage("qa-gen", **values, teacher=openai, limit=2, seed=seed, output=output)
+    assert chat_server.requests == []
