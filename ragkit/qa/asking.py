@@ -231,6 +231,8 @@ class Office:
     def open(self, role: str, config: ModelTeacher) -> Desk:
         """Return the desk of a configured model, and keep it under its role."""
         price = read_price(self.prices, config.model)
+        if price is None and not isinstance(config, OpenAITeacher):
+            price = Price(0.0, 0.0)  # a model of this machine
         self.desks[role] = Desk(config, self._journal, self.budget, self.max_silent, price)
         return self.desks[role]
 

@@ -211,6 +211,15 @@ def test_the_cost_of_a_model_without_price_is_not_known(
     assert office.totals()["critic"]["cost_usd"] is None
 
 
+def test_a_local_model_costs_nothing_unless_a_price_is_given(journal: Path, tmp_path: Path) -> None:
+    (tmp_path / "prices.yaml").write_text("gpu: {input: 1, output: 1}\n")
+    office = Office(journal, Budget(), 0.0, tmp_path / "prices.yaml")
+    free = office.open("questions", HfTeacher(type="hf", model="m"))
+    assert office.totals()["questions"]["cost_usd"] == 0
+    assert ", 0.00 $, " in free.describe(free.estimate(items("one")))
+    assert office.open("answers", HfTeacher(type="hf", model="gpu")).price == Price(1.0, 1.0)
+
+
 def test_an_office_without_desks_keeps_no_journal(journal: Path) -> None:
     assert Office(journal, Budget(), 0.0).totals() == {}
     assert list(journal.parent.iterdir()) == []
