@@ -198,7 +198,7 @@ class BadLines:
                 )
             write_jsonl(self.skip_bad, records)
             logger.warning(
-                "%s: %d bad lines set aside in %s", self.path, len(self.found), self.skip_bad
+                "%s: bad lines set aside: %d, in %s", self.path, len(self.found), self.skip_bad
             )
 
 

@@ -116,6 +116,8 @@ class FirstFilters:
 
     def reason(self, candidate: Candidate, passages: Sequence[Passage]) -> str | None:
         """Return why a candidate is rejected, or None where it is kept."""
+        if candidate.answer and not candidate.answerable:
+            return "answered, and should not be"
         if _malformed(candidate):
             return "too short, too long or without answer"
         replies = [turn.content for turn in candidate.history if turn.role == "assistant"]
@@ -224,4 +226,4 @@ def _malformed(candidate: Candidate) -> bool:
     unspaced = len(_UNSPACED.findall(candidate.question))
     most = len(found) - unspaced + ceil(unspaced / _CHARACTERS)
     too_long_or_short = len(found) < MIN_WORDS or most > MAX_WORDS
-    return too_long_or_short or bool(candidate.answer) is not candidate.answerable
+    return too_long_or_short or (candidate.answerable and not candidate.answer)

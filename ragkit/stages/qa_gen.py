@@ -348,9 +348,10 @@ def _why_nothing(sieve: Sieve) -> str:
 
 
 def _notes(config: Config, work: Generation, sieve: Sieve, corrections: Corrections) -> list[str]:
+    second = " and a second answer" if config.answers else ""
     notes = [
-        "No document is in two splits. Test questions were held to form alone, dev questions not "
-        "to the round trip."
+        f"No document is in two splits. Test questions were held to form, language{second} alone, "
+        "dev questions not to the round trip."
     ]
     if doubles := len(work.plan.left_out):
         notes.append(f"{doubles:,} near-duplicates of other passages are not asked about.")
@@ -361,5 +362,7 @@ def _notes(config: Config, work: Generation, sieve: Sieve, corrections: Correcti
         names = ", ".join(path.name for path in config.held_out)
         notes.append(f"Training questions too close to one of {names} were left out.")
     if (work.folder.parent / "review.csv").exists():
-        notes.append(f"Corrected by a person: {corrections.line}.")
+        some = corrections.dropped or corrections.changed or corrections.added
+        read = f"Corrected by a person: {corrections.line}."
+        notes.append(read if some else "No person has corrected test and dev questions yet.")
     return notes

@@ -133,7 +133,7 @@ class TestCsv:
         found = read_jsonl(aside)
         assert [r["line"] for r in found] == [2, 4]
         assert len(found[1]["text"]) <= 1000
-        assert log_lines[-1] == f"x.csv: 2 bad lines set aside in {aside}"
+        assert log_lines[-1] == f"x.csv: bad lines set aside: 2, in {aside}"
 
     def test_rows_are_given_before_the_file_was_read_to_its_end(self) -> None:
         path = Path("x.csv")

@@ -118,7 +118,7 @@ def test_skip_bad_sets_malformed_lines_aside_and_counts_them(
     assert [(r["line"], r["text"].strip()) for r in found] == [(1, "{oh"), (3, '{"id": "b"}')]
     assert [r["file"] for r in found] == [str(path)] * 2
     assert found[1]["reason"] == "text: missing"
-    assert log_lines == [f"{path}: 2 bad lines set aside in {aside}"]
+    assert log_lines == [f"{path}: bad lines set aside: 2, in {aside}"]
 
 
 def test_without_bad_lines_nothing_is_set_aside(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from ragkit.qa.candidates import Candidate
 from ragkit.qa.filters import FirstFilters, Sieve
 
 SHORT = "too short, too long or without answer"
+ANSWERED = "answered, and should not be"
 NONE_SAID = "answered that there is no answer"
 
 
@@ -233,7 +234,7 @@ def test_an_unanswerable_question_has_no_answer_and_every_other_has_one() -> Non
     question = "How long does a B200 hold?"
     open_ = candidate(question, "", answerable=False)
     assert reasons(open_) == [None]
-    assert reasons(candidate(question, "12 hours", answerable=False)) == [SHORT]
+    assert reasons(candidate(question, "12 hours", answerable=False)) == [ANSWERED]
 
 
 HISTORY = (Turn("user", "What does a B200 hold?"), Turn("assistant", "Its clock."))

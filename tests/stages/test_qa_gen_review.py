@@ -55,7 +55,7 @@ def test_a_review_holds_the_dev_and_test_questions_with_their_passages(
         assert row["passage_id"] in (*example.positive_ids, example.meta.get("about"))
         passage = made.corpus[row["passage_id"]]
         assert (row["title"], row["passage"]) == (passage.title, passage.text)
-    assert "- Corrected by a person: 0 dropped, 0 rewritten, 0 added." in made.card
+    assert "- No person has corrected test and dev questions yet." in made.card
 
 
 def test_a_review_that_was_not_touched_leaves_all_as_it_was(
