@@ -172,6 +172,9 @@ class DocumentSource(StageConfig):
 class EncoderOptions(Block):
     """How texts become vectors; unset values are read from the model's folder."""
 
+    passage_model: ModelRef | None = Field(
+        None, description="an encoder for passages, where `model` is for questions; unset: the same"
+    )
     pooling: Literal["mean", "cls", "last"] | None = Field(
         None, description="unset: the model's own"
     )
@@ -181,6 +184,9 @@ class EncoderOptions(Block):
     query_prefix: str | None = Field(None, description="put before a question; unset: the model's")
     passage_prefix: str | None = Field(None, description="put before a passage; unset: the model's")
     max_length: int | None = Field(None, gt=2, description="tokens; unset: the model's own")
+    append_eos: bool = Field(
+        False, description="end every text with the end-of-sequence token, if it does not already"
+    )
     precision: Precision = Field(
         "fp32", description="bf16: faster, less exact; auto: bf16 where there is hardware for it"
     )

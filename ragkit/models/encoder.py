@@ -1,139 +1,200 @@
 """Encoders: a transformer, its pooling and its prefixes, from texts to vectors.
 
-Reads sentence-transformers folders and plain Hugging Face models, writes sentence-transformers
-folders. The order in which a corpus is encoded, and where the vectors go, is
-`ragkit.retrieval.encode`'s business; gradients and losses are `ragkit.training`'s.
+One tower for queries and passages, or one for each. Where an encoder's files are and what they say
+is `ragkit.models.layouts`' business; the order in which a corpus is encoded, and where the vectors
+go, is `ragkit.retrieval.encode`'s; gradients and losses are `ragkit.training`'s.
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ragkit.config.blocks import EncoderOptions
-from ragkit.data.files import read_json, write_json
 from ragkit.errors import ModelError
 from ragkit.models import packing
+from ragkit.models.dense import Dense
+from ragkit.models.layouts import (
+    EncoderSettings,
+    Module,
+    TowerLayout,
+    read_layout,
+    tower_modules,
+    write_layout,
+    write_tower,
+)
+from ragkit.models.loading import load_tower
 from ragkit.models.resolve import resolve_model
 
 Kind = Literal["query", "passage"]
-_POOLINGS = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
-_NO_LIMIT = 1_000_000  # tokenizers without a limit say 1e30
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderSettings:
-    """What turns a transformer into an encoder; part of every saved model."""
-
-    pooling: str = "mean"
-    normalize: bool = True
-    query_prefix: str = ""
-    passage_prefix: str = ""
-    max_length: int = 512
 
 
 class Encoder(nn.Module):
-    """A transformer with pooling: texts to vectors of D dimensions."""
+    """A transformer with pooling: texts to vectors of D dimensions.
+
+    With a tower of its own for passages, it encodes queries alone.
+
+    dense: linear layers between pooling and normalisation
+    passage_tower: an encoder of one tower; None: queries and passages share this one
+    """
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         settings: EncoderSettings,
+        dense: Iterable[nn.Module] = (),
+        passage_tower: "Encoder | None" = None,
     ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.dense = nn.Sequential(*dense)
+        self.passage_tower = passage_tower
         self.position_offset = packing.position_offset(model.config)
         if self.position_offset is not None:
             model.set_attn_implementation(packing.IMPLEMENTATION)
         if getattr(model, "pooler", None) is not None:
             model.pooler.requires_grad_(False)  # unused: we pool ourselves, as the folder says
+        self._prompt_tokens: dict[str, int] = {}
 
     @property
     def dimensions(self) -> int:
         """D, the length of a vector."""
-        return int(self.model.config.hidden_size)
+        layers = self._dense_layers()
+        return layers[-1].linear.out_features if layers else int(self.model.config.hidden_size)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
 
+    def tower(self, kind: Kind) -> "Encoder":
+        """Return the encoder whose weights, settings and tokenizer a kind of text goes through."""
+        return self.passage_tower if kind == "passage" and self.passage_tower else self
+
     def fingerprint(self) -> str:
-        """Return a hash of weights, settings and vocabulary: equal for equal vectors."""
+        """Return a hash of weights, settings and tokenizers: equal for equal vectors."""
         digest = hashlib.sha256(repr(self.settings).encode())
         digest.update(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode())
-        for name, weights in self.model.state_dict().items():
-            digest.update(name.encode())
-            digest.update(weights.detach().cpu().flatten().view(torch.uint8).numpy())
+        digest.update(repr(_token_ids(self, ["A b"])).encode())  # what the tokenizer adds, changes
+        for part in (self.model, self.dense):
+            for name, weights in part.state_dict().items():
+                digest.update(name.encode())
+                digest.update(weights.detach().cpu().flatten().view(torch.uint8).numpy())
+        if self.passage_tower is not None:
+            digest.update(self.passage_tower.fingerprint().encode())
         return digest.hexdigest()
 
     @classmethod
-    def load(cls, reference: str, options: EncoderOptions | None = None) -> Self:
+    def load(
+        cls,
+        reference: str,
+        options: EncoderOptions | None = None,
+        quantize: Literal["4bit"] | None = None,
+    ) -> Self:
         """Load an encoder by hub name, folder or run directory; fp32, on the CPU, ready to encode.
 
         Options that are set override what the model's folder says.
 
+        quantize: hold the transformer's weights in 4 bits, on the GPU
         Raises:
-            ModelError: no such model, or modules that ragkit does not know.
+            ModelError: no such model, modules that ragkit does not know, or towers that do not fit.
+            MissingExtraError: 4 bits without bitsandbytes.
         """
         options = options or EncoderOptions()
-        folder = resolve_model(reference)
-        try:
-            model = AutoModel.from_pretrained(
-                folder, dtype=torch.float32, trust_remote_code=options.trust_remote_code
+        layouts = read_layout(resolve_model(reference))
+        if options.passage_model is not None:
+            layouts = [layouts[0], read_layout(resolve_model(options.passage_model))[-1]]
+        towers = [cls._load_tower(layout, options, quantize) for layout in layouts]
+        encoder = towers[0] if len(towers) == 1 else towers[0].with_passage_tower(towers[1])
+        return encoder.eval()
+
+    @classmethod
+    def _load_tower(
+        cls, layout: TowerLayout, options: EncoderOptions, quantize: str | None
+    ) -> Self:
+        model, tokenizer, settings = load_tower(layout, options, quantize)
+        dense = [Dense.load(layout.source, path) for path in layout.dense]
+        return cls(model, tokenizer, settings, dense)
+
+    def with_passage_tower(self, tower: "Encoder | None" = None) -> Self:
+        """Return this encoder for queries with another for passages; None: a copy of it.
+
+        Raises:
+            ModelError: the two do not give vectors that can be compared.
+        """
+        tower = deepcopy(self) if tower is None else tower
+        if (tower.dimensions, tower.settings.normalize) != (
+            self.dimensions,
+            self.settings.normalize,
+        ):
+            sizes = (
+                f"{t.dimensions} dimensions{' of length one' * t.settings.normalize}"
+                for t in (self, tower)
             )
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, trust_remote_code=options.trust_remote_code
-            )
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise ModelError(f"{reference}: cannot be loaded: {reason}") from error
-        settings = _read_settings(Path(folder), model, tokenizer)
-        wanted = options.model_dump(include=set(EncoderSettings.__dataclass_fields__))
-        settings = replace(settings, **{k: v for k, v in wanted.items() if v is not None})
-        if settings.max_length > _positions(model):
             raise ModelError(
-                f"max_length: {settings.max_length} is more than the {_positions(model)} tokens "
-                f"that {reference} has positions for"
+                f"the towers do not fit: queries get {next(sizes)}, passages {next(sizes)}"
             )
-        return cls(model, tokenizer, settings).eval()
+        prefixes: dict[str, Any] = {
+            "query_prefix": self.settings.query_prefix,
+            "passage_prefix": tower.settings.passage_prefix,
+        }
+        passages = Encoder(
+            tower.model, tower.tokenizer, replace(tower.settings, **prefixes), tower.dense
+        )
+        settings = replace(self.settings, **prefixes)
+        return type(self)(self.model, self.tokenizer, settings, self.dense, passages)
 
     def tokenize(self, texts: Sequence[str], kind: Kind) -> list[list[int]]:
         """Return the token ids of each text with its prefix, cut at the encoder's limit."""
-        settings = self.settings
-        prefix = settings.query_prefix if kind == "query" else settings.passage_prefix
-        if not texts:
-            return []
-        with _quiet_tokenizer():
-            encoded = self.tokenizer(
-                [prefix + text for text in texts],
-                truncation=True,
-                max_length=settings.max_length,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-            )
-        return list(encoded["input_ids"])
+        tower = self.tower(kind)
+        prefix = tower._prefix(kind)
+        return _token_ids(tower, [prefix + text for text in texts])
 
-    def forward(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
+    def encode_as(self, kind: Kind, token_ids: Sequence[Sequence[int]]) -> Tensor:
+        """Encode tokenised texts of one kind; return (B, D) vectors, in the order given."""
+        return torch.as_tensor(self(token_ids, len(token_ids) if kind == "query" else 0))
+
+    def forward(self, token_ids: Sequence[Sequence[int]], n_queries: int | None = None) -> Tensor:
         """Encode tokenised texts together.
 
         token_ids: B lists of token ids
+        n_queries: so many of the texts, the first, are queries and the rest passages; needed where
+            the two are not treated alike (two towers, prefixes that are not pooled)
         Returns: (B, D) vectors in fp32, in the order given
         """
+        passages = self.passage_tower
+        if n_queries is None and not (passages is None and self.settings.include_prompt):
+            raise ValueError("this encoder must be told which texts are queries (n_queries)")
+        if passages is None:
+            return self._encode(token_ids, n_queries or 0)
+        vectors = []
+        if token_ids[:n_queries]:
+            vectors.append(self._encode(token_ids[:n_queries], n_queries or 0))
+        if token_ids[n_queries:]:
+            vectors.append(passages._encode(token_ids[n_queries:], 0))
+        return torch.cat(vectors)
+
+    def _encode(self, token_ids: Sequence[Sequence[int]], n_queries: int) -> Tensor:
+        """Run texts through this tower alone."""
         order = sorted(range(len(token_ids)), key=lambda i: len(token_ids[i]))
         ordered = [token_ids[i] for i in order]
         hidden, lengths = (
             self._packed(ordered) if self.position_offset is not None else self._padded(ordered)
         )
-        vectors = self._pool(hidden.float(), lengths)
+        skipped = None
+        if not self.settings.include_prompt:
+            counts = (self._count_prompt("query"), self._count_prompt("passage"))
+            skipped = [counts[i >= n_queries] for i in order]
+        vectors = self._pool(hidden.float(), lengths, skipped)
         inverse = torch.empty(len(order), dtype=torch.long)
         inverse[torch.tensor(order)] = torch.arange(len(order))
         return vectors[inverse.to(vectors.device)]
@@ -158,139 +219,97 @@ class Encoder(nn.Module):
         output = self.model(input_ids=rows, attention_mask=mask.long())
         return output.last_hidden_state[mask], lengths
 
-    def _pool(self, states: Tensor, lengths: list[int]) -> Tensor:
-        """Turn the states of all tokens, (total tokens, D), into one vector a text, (B, D)."""
+    def _pool(self, states: Tensor, lengths: list[int], skipped: list[int] | None) -> Tensor:
+        """Turn the states of all tokens, (total tokens, hidden size), into vectors, (B, D).
+
+        skipped: tokens at the beginning of each text that are not pooled
+        """
         sizes = torch.tensor(lengths, device=states.device)
         ends = sizes.cumsum(0)
-        if self.settings.pooling == "mean":
-            owner = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), sizes)
-            total = states.new_zeros(len(lengths), states.shape[1]).index_add(0, owner, states)
-            vectors = total / sizes[:, None]
+        if self.settings.pooling == "last":
+            vectors = states[ends - 1]
         else:
-            vectors = states[ends - sizes if self.settings.pooling == "cls" else ends - 1]
+            starts = ends - sizes
+            if skipped is not None:
+                starts = torch.minimum(starts + torch.tensor(skipped).to(starts), ends - 1)
+            vectors = states[starts] if self.settings.pooling == "cls" else _means(
+                states, starts, ends, sizes
+            )  # fmt: skip
+        with torch.autocast(vectors.device.type, enabled=False):
+            vectors = self.dense(vectors)
         return nn.functional.normalize(vectors, dim=-1) if self.settings.normalize else vectors
 
+    def _dense_layers(self) -> list[Dense]:
+        return [layer for layer in self.dense if isinstance(layer, Dense)]
+
+    def _prefix(self, kind: Kind) -> str:
+        return self.settings.query_prefix if kind == "query" else self.settings.passage_prefix
+
+    def _count_prompt(self, kind: Kind) -> int:
+        """Return how many tokens a kind's prefix takes, what comes before it included."""
+        prefix = self._prefix(kind)
+        if prefix and prefix not in self._prompt_tokens:
+            ids = _token_ids(self, [prefix])[0]
+            ends_special = ids[-1] in self.tokenizer.all_special_ids
+            self._prompt_tokens[prefix] = len(ids) - ends_special
+        return self._prompt_tokens.get(prefix, 0)
+
     def save(self, folder: Path) -> None:
-        """Write a sentence-transformers folder, which AutoModel loads as well."""
-        settings = self.settings
+        """Write a sentence-transformers folder; with one tower, AutoModel loads it as well."""
         folder.mkdir(parents=True, exist_ok=True)
+        routes = {"": self}
+        if self.passage_tower is not None:
+            routes = {"query": self, "document": self.passage_tower}
+        towers = [tower._write(folder, route) for route, tower in routes.items()]
+        write_layout(folder, self.settings, towers)
+
+    def _write(self, folder: Path, route: str) -> list[Module]:
+        """Write this tower alone; return its modules."""
+        modules = tower_modules(self.settings, len(self.dense), route)
+        for _, path in modules:
+            (folder / path).mkdir(exist_ok=True)
+        place = folder / modules[0][1]
         implementation = self.model.config._attn_implementation
         self.model.set_attn_implementation("sdpa")
         try:
-            self.model.save_pretrained(folder)
+            self.model.save_pretrained(place)
         finally:
             self.model.set_attn_implementation(implementation)
-        self.tokenizer.model_max_length = settings.max_length
-        self.tokenizer.save_pretrained(folder)
-        package = "sentence_transformers.models"
-        modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
-        modules += [("2_Normalize", "Normalize")] if settings.normalize else []
-        write_json(
-            folder / "modules.json",
-            [
-                {"idx": i, "name": str(i), "path": path, "type": f"{package}.{name}"}
-                for i, (path, name) in enumerate(modules)
-            ],
+        self.tokenizer.model_max_length = self.settings.max_length
+        self.tokenizer.save_pretrained(place)
+        write_tower(folder, self.settings, int(self.model.config.hidden_size), route)
+        paths = [path for kind, path in modules if kind == "Dense"]
+        for layer, path in zip(self._dense_layers(), paths, strict=True):
+            layer.save(folder / path)
+        return modules
+
+
+def _means(states: Tensor, starts: Tensor, ends: Tensor, sizes: Tensor) -> Tensor:
+    """Return the mean of the states of each text from its start to its end, (B, hidden size)."""
+    owner = torch.repeat_interleave(torch.arange(len(sizes), device=states.device), sizes)
+    pooled = ends - starts
+    if not torch.equal(pooled, sizes):
+        kept = torch.arange(len(states), device=states.device) >= starts[owner]
+        states, owner = states[kept], owner[kept]
+    total = states.new_zeros(len(sizes), states.shape[1]).index_add(0, owner, states)
+    return total / pooled[:, None]
+
+
+def _token_ids(tower: Encoder, texts: list[str]) -> list[list[int]]:
+    """Return the token ids of texts, cut at the tower's limit, never none."""
+    if not texts:
+        return []
+    with _quiet_tokenizer():
+        encoded = tower.tokenizer(
+            texts,
+            truncation=True,
+            max_length=tower.settings.max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
         )
-        write_json(folder / "1_Pooling" / "config.json", self._pooling_config())
-        (folder / "2_Normalize").mkdir(exist_ok=True)
-        write_json(
-            folder / "sentence_bert_config.json",
-            {"max_seq_length": settings.max_length, "do_lower_case": False},
-        )
-        write_json(
-            folder / "config_sentence_transformers.json",
-            {
-                "prompts": {
-                    "query": settings.query_prefix,
-                    "document": settings.passage_prefix,
-                },
-                "default_prompt_name": None,
-                "similarity_fn_name": "cosine" if settings.normalize else "dot",
-            },
-        )
-
-    def _pooling_config(self) -> dict[str, Any]:
-        names = {"mean": "mean_tokens", "cls": "cls_token", "last": "lasttoken"}
-        flags = {f"pooling_mode_{n}": k == self.settings.pooling for k, n in names.items()}
-        return {"word_embedding_dimension": self.dimensions, **flags}
-
-
-def _read_settings(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> EncoderSettings:
-    """Read pooling, normalisation, prompts and length from a sentence-transformers folder.
-
-    A plain Hugging Face model gets mean pooling, unit vectors, no prefixes.
-    """
-    limits = [_positions(model), min(int(tokenizer.model_max_length), _NO_LIMIT)]
-    files = _hub_files(folder)
-    if "modules.json" not in files:
-        return EncoderSettings(max_length=min(limits))
-    modules = [m["type"].rsplit(".", 1)[-1] for m in read_json(files["modules.json"])]
-    if unknown := set(modules) - {"Transformer", "Pooling", "Normalize"}:
-        raise ModelError(
-            f"{folder}: modules.json has {', '.join(sorted(unknown))}, unknown to ragkit"
-        )
-    config = read_json(files["sentence_bert_config.json"]) if "sentence_bert_config.json" in files \
-        else {}  # fmt: skip
-    if config.get("max_seq_length"):
-        limits.append(int(config["max_seq_length"]))
-    named = "config_sentence_transformers.json"
-    prompts = read_json(files[named]).get("prompts", {}) if named in files else {}
-    if "1_Pooling/config.json" not in files:
-        raise ModelError(f"{folder}: modules.json names a pooling without 1_Pooling/config.json")
-    pooling = read_json(files["1_Pooling/config.json"])
-    if any(prompts.values()) and not pooling.get("include_prompt", True):
-        raise ModelError(f"{folder}: include_prompt: false (pooling without the prompt) is unknown")
-    return EncoderSettings(
-        pooling=_read_pooling(folder, pooling),
-        normalize="Normalize" in modules,
-        query_prefix=prompts.get("query", ""),
-        passage_prefix=prompts.get("document", prompts.get("passage", "")),
-        max_length=min(limits),
-    )
-
-
-def _positions(model: PreTrainedModel) -> int:
-    """Return how many tokens a model has positions for.
-
-    In models of RoBERTa's kind the first positions of the table are those of padding.
-    """
-    positions = int(getattr(model.config, "max_position_embeddings", 0) or _NO_LIMIT)
-    table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
-    padding = getattr(table, "padding_idx", None)
-    return positions if padding is None else positions - int(padding) - 1
-
-
-def _hub_files(folder: Path) -> dict[str, Path]:
-    """Return the settings files of a local folder or a hub model (fetched once, then cached)."""
-    names = (
-        "modules.json", "1_Pooling/config.json", "sentence_bert_config.json",
-        "config_sentence_transformers.json",
-    )  # fmt: skip
-    if folder.is_dir():
-        return {name: folder / name for name in names if (folder / name).is_file()}
-    from transformers.utils.hub import cached_file
-
-    found = {
-        name: cached_file(str(folder), name, _raise_exceptions_for_missing_entries=False)
-        for name in names
-    }
-    return {name: Path(path) for name, path in found.items() if path}
-
-
-def _read_pooling(folder: Path, config: dict[str, Any]) -> str:
-    """Return mean, cls or last from a Pooling module's config, of old or new form."""
-    mode = config.get("pooling_mode")
-    if mode is None:
-        flags = [k for k, v in config.items() if k.startswith("pooling_mode_") and v is True]
-        modes = [f.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
-                 for f in flags]  # fmt: skip
-        mode = modes[0] if len(modes) == 1 else ",".join(modes)
-    if not isinstance(mode, str) or mode not in _POOLINGS:
-        raise ModelError(f"{folder}: pooling {json.dumps(mode)} is unknown to ragkit")
-    return _POOLINGS[mode]
+    known = (tower.tokenizer.eos_token_id, tower.tokenizer.pad_token_id, 0)
+    blank = next(i for i in known if i is not None)
+    return [ids or [blank] for ids in encoded["input_ids"]]
 
 
 class _quiet_tokenizer:

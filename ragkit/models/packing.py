@@ -16,14 +16,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, PretrainedConfig
 
 IMPLEMENTATION = "ragkit_packed"
+_ROTARY = ("modernbert", "llama", "mistral", "qwen2", "qwen3")
 
 
 def position_offset(config: PretrainedConfig) -> int | None:
     """Return the position number of a text's first token, or None where packing is not supported.
 
-    Supported are the encoders whose only trace of order is a table of absolute positions, which can
-    be given explicitly; others are padded.
+    Supported are models whose only trace of order is a table of absolute positions or a rotation by
+    position, which can be given explicitly; others (relative position biases) are padded.
     """
+    if config.model_type in _ROTARY:
+        is_decoder = config.model_type != "modernbert"
+        return 0 if is_causal(config) or not is_decoder else None
     if getattr(config, "position_embedding_type", "absolute") != "absolute":
         return None
     if config.model_type == "bert":
@@ -31,6 +35,12 @@ def position_offset(config: PretrainedConfig) -> int | None:
     if config.model_type in ("roberta", "xlm-roberta", "camembert"):
         return int(config.pad_token_id) + 1
     return None
+
+
+def is_causal(config: PretrainedConfig) -> bool:
+    """Return whether a decoder looks back only: some embedding models let it look both ways."""
+    both_ways = getattr(config, "use_bidirectional_attention", False)
+    return bool(getattr(config, "is_causal", True)) and not both_ways
 
 
 def positions(lengths: Sequence[int], offset: int) -> Tensor:
@@ -48,12 +58,15 @@ def packed_attention(
     dropout: float = 0.0,
     *,
     packed_lengths: Sequence[int],
+    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within each text of a packed row.
+    """Attend within each text of a packed row; to what came before alone if the module is causal.
 
-    query, key, value: (1, heads, total tokens, head dimension)
+    query, key, value: (1, heads, total tokens, head dimension); a head of the latter two can serve
+        several of the former
     packed_lengths: tokens of each text, in the row's order
+    sliding_window: a token sees those less than this far from it
     Returns: (1, total tokens, heads, head dimension), as transformers expects
     """
     groups = list(runs(packed_lengths))
@@ -61,16 +74,30 @@ def packed_attention(
     # (tokens, heads, head dimension), the projections' own layout: splitting it copies nothing
     # on a CPU, the backward pass of the fused kernel takes longer than plain matrix products
     plain = query.device.type == "cpu" and query.requires_grad
+    causal = bool(getattr(module, "is_causal", False))
+    shared = query.shape[1] != key.shape[1]
     rows = [torch.split(t[0].transpose(0, 1), sizes) for t in (query, key, value)]
     attended = []
     for (count, length), *texts in zip(groups, *rows, strict=True):
         q, k, v = (t.reshape(count, length, *t.shape[1:]).transpose(1, 2) for t in texts)
+        mask = _window(length, sliding_window, causal, query.device)
         with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
             out = nn.functional.scaled_dot_product_attention(
-                q, k, v, dropout_p=dropout, scale=scaling
-            )
+                q, k, v, mask, dropout,
+                is_causal=causal and mask is None, scale=scaling, enable_gqa=shared,
+            )  # fmt: skip
         attended.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(attended)[None], None
+
+
+def _window(length: int, size: int | None, causal: bool, device: torch.device) -> Tensor | None:
+    """Return (length, length), True where a token sees another; None: a window of no effect."""
+    if size is None or length <= size:
+        return None
+    place = torch.arange(length, device=device)
+    back = place[:, None] - place[None, :]
+    near = back.abs() < size
+    return near & (back >= 0) if causal else near
 
 
 def runs(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -62,7 +62,7 @@ def forget_progress(out: Path) -> None:
 
 
 def count_cut(encoder: Encoder, token_ids: Sequence[Sequence[int]]) -> int:
-    """Return how many texts reach the encoder's limit, and so may have been cut."""
+    """Return how many texts reach the limit of an encoder's tower, and so may have been cut."""
     return sum(len(ids) >= encoder.settings.max_length for ids in token_ids)
 
 
@@ -76,10 +76,10 @@ def _encode_shard(
     meter: Meter,
 ) -> None:
     token_ids = encoder.tokenize(texts, kind)
-    if cut := count_cut(encoder, token_ids):
+    if cut := count_cut(encoder.tower(kind), token_ids):
         logger.info(
             "%d of %d %ss fill the encoder's %d tokens; the rest of them is not seen",
-            cut, len(texts), kind, encoder.settings.max_length,
+            cut, len(texts), kind, encoder.tower(kind).settings.max_length,
         )  # fmt: skip
     autocast = (
         torch.autocast(device.type, torch.bfloat16)
@@ -88,7 +88,7 @@ def _encode_shard(
     )
     with torch.inference_mode(), autocast:
         for batch in batches(token_ids, _TOKENS_PER_BATCH[device.type]):
-            rows[batch] = encoder([token_ids[i] for i in batch]).cpu().numpy()
+            rows[batch] = encoder.encode_as(kind, [token_ids[i] for i in batch]).cpu().numpy()
             meter.advance(len(batch))
 
 

@@ -28,7 +28,7 @@ class ContrastiveModel(nn.Module):
         example_ids: Sequence[str],
     ) -> dict[str, Tensor]:
         """Encode queries and passages in one pass; return {"loss": scalar}."""
-        vectors = self.encoder(token_ids)
+        vectors = self.encoder(token_ids, n_queries)
         with torch.autocast(vectors.device.type, enabled=False):
             similarities = vectors[:n_queries] @ vectors[n_queries:].T
             margin = self.loss.false_negative_margin

@@ -169,10 +169,10 @@ def _collator(
     needed = list(dict.fromkeys(i for e in examples for i in (*e.positive_ids, *e.negative_ids)))
     queries = encoder.tokenize([query_text(e) for e in examples], "query")
     passages = encoder.tokenize([corpus[i].rendered for i in needed], "passage")
-    if cut := count_cut(encoder, passages):
+    if cut := count_cut(encoder.tower("passage"), passages):
         logger.info(
             "%d of %d training passages fill the encoder's %d tokens; the rest of them is not seen",
-            cut, len(passages), encoder.settings.max_length,
+            cut, len(passages), encoder.tower("passage").settings.max_length,
         )  # fmt: skip
     return PairCollator(
         queries=dict(zip((e.id for e in examples), queries, strict=True)),

@@ -257,10 +257,10 @@ def test_pooling_that_is_not_known_is_refused(
 
 
 def test_modules_that_are_not_known_are_refused(editable: Callable[..., Path]) -> None:
-    names = ["Transformer", "Pooling", "Dense", "Normalize"]
+    names = ["Transformer", "Pooling", "LSTM", "Normalize"]
     modules = [{"idx": i, "name": str(i), "path": n, "type": f"sentence_transformers.models.{n}"}
                for i, n in enumerate(names)]  # fmt: skip
-    with pytest.raises(ModelError, match="Dense, unknown to ragkit"):
+    with pytest.raises(ModelError, match="LSTM, unknown to ragkit"):
         Encoder.load(str(editable(modules=modules)))
 
 
@@ -305,12 +305,6 @@ def test_a_model_whose_positions_begin_later_never_runs_out_of_them(
 def test_a_limit_beyond_the_models_positions_is_refused(tiny_encoder: Path) -> None:
     with pytest.raises(ModelError, match="max_length"):
         Encoder.load(str(tiny_encoder), EncoderOptions(max_length=129))
-
-
-def test_pooling_that_leaves_out_the_prompt_is_refused(editable: Callable[..., Path]) -> None:
-    config = {"pooling_mode": "mean", "include_prompt": False}
-    with pytest.raises(ModelError, match="include_prompt"):
-        Encoder.load(str(editable(EncoderSettings(query_prefix="query: "), pooling=config)))
 
 
 def test_the_embedded_encoder_equals_sentence_transformers(

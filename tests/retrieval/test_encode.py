@@ -27,11 +27,11 @@ class Counting(Encoder):
     encoded = 0
     killed_after: int | None = None
 
-    def forward(self, token_ids: list[list[int]]) -> torch.Tensor:
+    def forward(self, token_ids: list[list[int]], n_queries: int | None = None) -> torch.Tensor:
         if self.killed_after is not None and self.encoded >= self.killed_after:
             raise KilledError
         self.encoded += len(token_ids)
-        return super().forward(token_ids)
+        return super().forward(token_ids, n_queries)
 
 
 @pytest.fixture
