@@ -72,10 +72,15 @@ def load_tokenizer(reference: str) -> Tokenizer:
         ModelError: no such model, or one without a tokenizer.json.
     """
     folder = resolve_model(reference)
-    file = Path(folder) / "tokenizer.json"
+    file = _tokenizer_file(Path(folder))
     try:
-        return (
-            Tokenizer.from_file(str(file)) if file.exists() else Tokenizer.from_pretrained(folder)
-        )
+        return Tokenizer.from_file(str(file)) if file else Tokenizer.from_pretrained(folder)
     except Exception as error:  # the tokenizers package raises nothing narrower
         raise ModelError(f"{reference}: its tokenizer cannot be loaded: {error}") from error
+
+
+def _tokenizer_file(folder: Path) -> Path | None:
+    """Return a local model's tokenizer.json: that of its passages, where there are two towers."""
+    places = (folder, folder / "0_Transformer", folder / "document_0_Transformer")
+    files = (place / "tokenizer.json" for place in places)
+    return next((file for file in files if file.is_file()), None)
