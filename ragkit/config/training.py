@@ -47,3 +47,17 @@ class TrainLoop(Block):
         "auto", description="auto: an accelerator if there is one"
     )
     report_to: list[str] = Field([], description="tensorboard, wandb, trackio, ...")
+
+
+class Lora(Block):
+    """Low-rank adapters in place of all weights (LoRA)."""
+
+    r: int = Field(16, gt=0, description="rank of the adapters")
+    alpha: int = Field(32, gt=0, description="what they add is multiplied by alpha / r")
+    dropout: float = Field(0.0, ge=0, lt=1, description="on their input, while training")
+    target_modules: Literal["all-linear"] | list[str] = Field(
+        "all-linear", description="layers that get one; all-linear leaves heads out"
+    )
+    quantize: Literal["4bit"] | None = Field(
+        None, description="hold the frozen base in 4 bits (QLoRA); needs a CUDA GPU"
+    )

@@ -78,7 +78,7 @@ def _load_model(
         return _load_dpr(config, place)
     how: dict[str, Any] = {"dtype": torch.float32}
     if quantize == "4bit":
-        how = _four_bits()
+        how |= _four_bits()
     if config.model_type == "t5":
         return T5EncoderModel.from_pretrained(**place, **how)
     if getattr(config, "is_encoder_decoder", False):

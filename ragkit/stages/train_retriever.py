@@ -3,19 +3,21 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
+import torch
 from pydantic import Field, ValidationInfo, model_validator
 from rich.console import RenderableType
 
 from ragkit.config.blocks import EMBEDDED, Dense, EncoderOptions, InputPath, ModelRef, beside
-from ragkit.config.training import Contrastive, TrainLoop
+from ragkit.config.training import Contrastive, Lora, TrainLoop
 from ragkit.data.files import read_examples, read_json
 from ragkit.data.schema import Example, Passage, qrels_of
 from ragkit.errors import DataError
 from ragkit.evaluation.ranking import deepest, evaluate
 from ragkit.evaluation.summary import mean_scores
 from ragkit.log import logger
+from ragkit.models.adapters import add_adapters, merge_adapters, save_adapters
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval.searchers import DenseSearcher, query_text
 from ragkit.runs import Run
@@ -31,6 +33,11 @@ class Config(ExampleSource):
     )
     model: ModelRef = Field(EMBEDDED, description="the encoder to start from")
     encoder: EncoderOptions = EncoderOptions()
+    towers: Literal["shared", "separate"] = Field(
+        "shared",
+        description="separate: questions and passages get a copy each of a model of one tower",
+    )
+    lora: Lora | None = Field(None, description="train adapters; unset: all weights")
     loss: Contrastive = Contrastive()
     loop: TrainLoop = TrainLoop()
     metric: str = Field("ndcg@10", description="dev metric that chooses the best checkpoint")
@@ -43,12 +50,14 @@ class Config(ExampleSource):
 
 
 def run(config: Config, run: Run) -> None:
-    """Train; write model/, checkpoints/, history.jsonl and metrics.json."""
+    """Train; write model/, checkpoints/, history.jsonl and metrics.json; with LoRA adapter/ too."""
     examples, corpus = read_sources(config, run)
     dev = read_examples(config.dev, corpus) if config.dev else []
     if not dev:
         logger.warning("no dev examples: the last checkpoint is kept, not the best")
-    encoder = Encoder.load(config.model, config.encoder)
+    encoder = _load(config, config.lora.quantize if config.lora else None)
+    torch.manual_seed(config.seed)  # adapters begin at random
+    adapters = add_adapters(encoder, config.lora) if config.lora else {}
     with run.timed("training"):
         trained = train_retriever(
             encoder,
@@ -63,6 +72,10 @@ def run(config: Config, run: Run) -> None:
         )
     if trained.dev_best is not None and trained.dev_best <= (trained.dev_before or 0.0):
         logger.warning("no checkpoint beats the encoder that training began with, on dev")
+    if adapters:
+        save_adapters(adapters, run / "adapter")
+        encoder = _load(config)
+        merge_adapters(encoder, run / "adapter")
     temporary = run / ".model"
     shutil.rmtree(temporary, ignore_errors=True)
     encoder.to("cpu").save(temporary)
@@ -81,6 +94,14 @@ def show(path: Path) -> RenderableType:
         f"{report['steps']} steps in {seconds:.0f} s; {dev or 'no dev examples'}"
         f"\nthe encoder is in {path / 'model'}"
     )
+
+
+def _load(config: Config, quantize: Literal["4bit"] | None = None) -> Encoder:
+    """Load the encoder to start from, with the towers that are asked for."""
+    encoder = Encoder.load(config.model, config.encoder, quantize)
+    if config.towers == "separate" and encoder.passage_tower is None:
+        return encoder.with_passage_tower()
+    return encoder
 
 
 def _scorer(dev: list[Example], corpus: Mapping[str, Passage], config: Config) -> Evaluate:

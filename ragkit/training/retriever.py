@@ -157,8 +157,8 @@ def _stopped_early(checkpoint: Path, patience: int) -> bool:
 
 
 def _set_dropout(encoder: nn.Module, probability: float) -> None:
-    for module in encoder.modules():
-        if isinstance(module, nn.Dropout):
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
             module.p = probability
 
 

@@ -156,6 +156,90 @@ def test_a_run_that_broke_ends_with_the_weights_of_one_that_did_not(
         assert torch.allclose(tensor, theirs[name], atol=1e-6), name
 
 
+def test_adapters_are_kept_and_merged_into_the_model(
+    stage: Callable[..., Path], values: dict[str, Any], tiny_encoder: Path
+) -> None:
+    values["loop"] |= {"learning_rate": 3e-2, "epochs": 8}
+    path = stage("train-retriever", **values, lora={"r": 4, "alpha": 8})
+    metrics = read_json(path / "metrics.json")["metrics"]
+    before, best = (metrics[f"dev_ndcg@10{end}"]["mean"] for end in ("_before", ""))
+    assert best > before + 0.05
+    checkpoint = next((path / "checkpoints").glob("*/model.safetensors"))
+    assert all("lora_" in name for name in load_file(checkpoint))
+    assert read_json(path / "adapter" / "adapter_config.json")["r"] == 4
+    merged, begun = weights(path), load_file(tiny_encoder / "model.safetensors")
+    changed = {name for name in begun if not torch.allclose(merged[name], begun[name])}
+    assert changed and all(name.endswith(".weight") and "layer." in name for name in changed)
+    assert not any("LayerNorm" in name for name in changed)
+
+
+def test_separate_towers_part_in_training_and_are_evaluated_as_two(
+    stage: Callable[..., Path], values: dict[str, Any]
+) -> None:
+    values["loop"]["epochs"] = 15
+    path = stage("train-retriever", **values, towers="separate")
+    towers = [
+        load_file(path / "model" / f"{route}_0_Transformer" / "model.safetensors")
+        for route in ("query", "document")
+    ]
+    name = "embeddings.word_embeddings.weight"
+    assert not torch.equal(towers[0][name], towers[1][name])
+    metrics = read_json(path / "metrics.json")["metrics"]
+    before, best = (metrics[f"dev_ndcg@10{end}"]["mean"] for end in ("_before", ""))
+    assert best > before + 0.2
+    dev = str(Path(values["examples"]).parent / "dev.jsonl")
+    evaluated = stage(
+        "eval-retriever",
+        examples=dev,
+        retriever={"type": "dense", "model": str(path), "encoder": {"precision": "fp32"}},
+        output=f"{path}-eval",
+        accept_leaks=True,
+    )
+    found = read_json(evaluated / "metrics.json")["metrics"]["ndcg@10"]["mean"]
+    assert found == pytest.approx(best, abs=0.02)
+
+
+def test_a_model_of_two_towers_keeps_them_and_its_own_weights_go_on(
+    stage: Callable[..., Path], values: dict[str, Any], tiny_encoder: Path
+) -> None:
+    options = {"passage_model": str(tiny_encoder), "pooling": "cls", "normalize": False}
+    values["loss"] = {"temperature": 1.0}
+    path = stage("train-retriever", **values, encoder=options)
+    values |= {"model": str(path), "output": f"{path}-again"}
+    again = Encoder.load(str(stage("train-retriever", **values)))
+    assert again.passage_tower is not None
+    assert (again.settings.pooling, again.settings.normalize) == ("cls", False)
+
+
+@pytest.mark.parametrize("change", [{"lora": {"r": 4}}, {"towers": "separate"}])
+def test_a_run_of_adapters_or_towers_that_broke_goes_on_as_if_it_had_not(
+    change: dict[str, Any],
+    stage: Callable[..., Path],
+    values: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values |= {**change, "output": str(tmp_path / "whole")}
+    whole = Encoder.load(str(stage("train-retriever", **values)))
+    values["output"] = str(tmp_path / "broken")
+    original = retriever._Progress.on_step_end
+
+    def on_step_end(self: Any, args: Any, state: Any, control: Any, **more: Any) -> None:
+        original(self, args, state, control, **more)
+        if state.global_step == 7:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retriever._Progress, "on_step_end", on_step_end)
+        with pytest.raises(KeyboardInterrupt):
+            stage("train-retriever", **values)
+    again = Encoder.load(str(stage("train-retriever", **values)))
+    ours, theirs = again.state_dict(), whole.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.allclose(tensor, theirs[name], atol=1e-6), name
+
+
 def test_examples_without_passages_train_nothing(
     stage: Callable[..., Path], values: dict[str, Any], data: Path
 ) -> None:
