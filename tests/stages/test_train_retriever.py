@@ -173,6 +173,18 @@ def test_adapters_are_kept_and_merged_into_the_model(
     assert not any("LayerNorm" in name for name in changed)
 
 
+def test_dropout_of_the_adapters_is_their_own_and_not_the_loops(
+    stage: Callable[..., Path], values: dict[str, Any], tmp_path: Path
+) -> None:
+    values["loop"] |= {"epochs": 1, "dropout": 0.0}
+    found = []
+    for name, dropout in (("without", 0.0), ("with", 0.5)):
+        values["output"] = str(tmp_path / name)
+        path = stage("train-retriever", **values, lora={"r": 4, "dropout": dropout})
+        found.append(load_file(path / "adapter" / "adapter_model.safetensors"))
+    assert any(not torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
 def test_separate_towers_part_in_training_and_are_evaluated_as_two(
     stage: Callable[..., Path], values: dict[str, Any]
 ) -> None:
