@@ -237,6 +237,23 @@ class Fused(Block):
 Retriever = Annotated[Bm25 | Dense | Fused, Field(discriminator="type")]
 
 
+class Reranker(Block):
+    """A cross-encoder that scores a question and a passage together."""
+
+    model: ModelRef = Field(description="cross-encoder: hub name, folder or run directory")
+    max_length: int | None = Field(
+        None, gt=4, description="tokens of question and passage; unset: the model's own"
+    )
+    tokens_per_batch: int | None = Field(
+        None, gt=0, description="padding included; unset: 2,048 on a CPU, 65,536 on a GPU"
+    )
+    precision: Precision = Field(
+        "fp32", description="bf16: faster, less exact; auto: bf16 where there is hardware for it"
+    )
+    device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
+    trust_remote_code: bool = Field(False, description="run code that comes with a model")
+
+
 class Endpoint(Block):
     """An OpenAI-compatible server. The key is named by environment variable, never written here."""
 

@@ -18,6 +18,7 @@ from ragkit.config.blocks import EncoderOptions
 from ragkit.data.files import atomic_write, read_json, read_text, sha256_text, write_json
 from ragkit.data.schema import Passage
 from ragkit.errors import DataError
+from ragkit.log import logger
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval.encode import Vectors, encode, forget_progress
 
@@ -98,6 +99,25 @@ def build_index(
     index = VectorIndex(list(corpus), vectors, manifest)
     index.save(folder)
     return index
+
+
+def kept_index(
+    encoder: Encoder,
+    corpus: Mapping[str, Passage],
+    model: str,
+    options: EncoderOptions | None,
+    folder: Path,
+) -> VectorIndex:
+    """Return the index in a folder if it is of these weights and texts, else build it there."""
+    if (folder / "manifest.json").exists():
+        index = VectorIndex.load(folder)
+        made = (index.manifest.get("encoder_sha256"), index.manifest.get("corpus_sha256"))
+        if made == (encoder.fingerprint(), corpus_hash(corpus)):
+            logger.info("%s: its vectors are of this corpus and these weights, used again", folder)
+            return index
+        (folder / "manifest.json").unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    return build_index(encoder, corpus, model, options, folder)
 
 
 def check_index(index: VectorIndex, corpus: Mapping[str, Passage], encoder: Encoder) -> None:

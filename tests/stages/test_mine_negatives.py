@@ -90,7 +90,9 @@ def test_the_account_says_what_was_dropped_and_who_has_too_few(
         "a positive of this question": 2 * 2 + 4,
         "a near-duplicate of a positive": 2,
     }
-    assert sorted(report["too_few"]) == ["q-again", "q-fuse"]
+    assert {few["id"]: few["negatives"] for few in report["too_few"]} == {"q-fuse": 6, "q-again": 6}
+    assert report["too_few"][0]["lost"]["a positive of this question"] == 2
+    assert report["examples_without_positives"] == 1
     assert report["examples_with_too_few"] == 2
 
 
