@@ -62,6 +62,20 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_reranker(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random cross-encoder with the words of `tiny_encoder`."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(1)
+    config = BertConfig.from_pretrained(tiny_encoder, num_labels=1, initializer_range=0.3)
+    folder = tmp_path_factory.mktemp("models") / "tiny-reranker"
+    BertForSequenceClassification(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def stage() -> Callable[..., Path]:
     """Run one command with a configuration, as the command line does; return its run directory."""

@@ -1,8 +1,8 @@
 """How a model is trained: the objective, and how long, how fast and in what steps."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from ragkit.config.blocks import Block, Precision
 
@@ -16,6 +16,27 @@ class Contrastive(Block):
     false_negative_margin: float | None = Field(
         None, description="leave out candidates this much above the positive's similarity"
     )
+
+
+class Remining(Block):
+    """Hard negatives mined again while training, by the encoder as it then is."""
+
+    every: int = Field(1, gt=0, description="epochs between two minings")
+    depth: int = Field(50, gt=0, description="candidates a question")
+    skip_top: int = Field(0, ge=0, description="first candidates that are left out")
+    n: int = Field(16, gt=0, description="negatives a question, to draw from in an epoch")
+    max_share: float | None = Field(
+        0.95, gt=0, description="drop candidates nearer than this share of the positive's cosine"
+    )
+    same_answer: bool = Field(
+        True, description="drop candidates that contain the reference answer, if it is specific"
+    )
+
+    @model_validator(mode="after")
+    def _check_depth(self) -> Self:
+        if self.depth <= self.skip_top:
+            raise ValueError(f"skip_top: {self.skip_top} leaves nothing of depth: {self.depth}")
+        return self
 
 
 class TrainLoop(Block):

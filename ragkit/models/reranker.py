@@ -92,7 +92,7 @@ class Reranker:
     @property
     def max_length(self) -> int:
         """The tokens of a pair, above which the longer text is cut."""
-        return min(int(self.model.max_length or _NO_LIMIT), _NO_LIMIT)
+        return min(int(self.model.max_seq_length or _NO_LIMIT), _NO_LIMIT)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Return the logit of each (question, passage), in the order given.

@@ -19,7 +19,6 @@ from ragkit.data.schema import Example, Passage
 NEAR_DUPLICATE = 0.7  # share of common word triples from which two passages are taken for the same
 COMMON = 0.01  # share of the corpus above which an answer that stands there names no passage
 _FEW = 5  # passages that may have an answer in common in the smallest corpus
-_ONE_WORD = 8  # characters of an answer of a single word that is specific enough
 _ARTICLES = ("the", "a", "an")
 _CACHED = 1 << 16  # passages whose triples are held, half a kilobyte each
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
@@ -108,15 +107,15 @@ class CorpusWords:
 def rows_that_answer(example: Example, words_of: CorpusWords) -> frozenset[int]:
     """Return the passages that contain a reference answer of a question, where it is specific.
 
-    An answer is specific if it has two words or eight characters, a word that the question has not,
-    and stands in few passages (a hundredth of the corpus, or five): `yes` and `2` name no passage.
+    An answer is specific if it has two words, one of them not in the question, and stands in few
+    passages (a hundredth of the corpus, or five): `yes`, `2` and `sunlight` name no passage.
     """
     most = max(_FEW, int(COMMON * len(words_of)))
     asked = set(_words(example.question))
     found: set[int] = set()
     for answer in example.answers:
         told = _answer_words(answer)
-        if asked.issuperset(told) or (len(told) < 2 and len("".join(told)) < _ONE_WORD):
+        if len(told) < 2 or asked.issuperset(told):
             continue
         rows = words_of.rows_with(answer)
         if len(rows) <= most:

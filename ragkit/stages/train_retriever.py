@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, model_validator
 from rich.console import RenderableType
 
 from ragkit.config.blocks import EMBEDDED, Dense, EncoderOptions, InputPath, ModelRef, beside
-from ragkit.config.training import Contrastive, Lora, TrainLoop
+from ragkit.config.training import Contrastive, Lora, Remining, TrainLoop
 from ragkit.data.files import read_examples, read_json
 from ragkit.data.schema import Example, Passage, qrels_of
 from ragkit.errors import DataError
@@ -19,9 +19,12 @@ from ragkit.evaluation.summary import mean_scores
 from ragkit.log import logger
 from ragkit.models.adapters import add_adapters, merge_adapters, save_adapters
 from ragkit.models.encoder import Encoder
+from ragkit.retrieval.guards import CorpusWords
+from ragkit.retrieval.negatives import Rules, remine
 from ragkit.retrieval.searchers import DenseSearcher, query_text
 from ragkit.runs import Run
 from ragkit.stages.sources import ExampleSource, read_sources
+from ragkit.training.remining import Remine
 from ragkit.training.retriever import Evaluate, train_retriever, write_summary
 
 
@@ -40,6 +43,9 @@ class Config(ExampleSource):
     lora: Lora | None = Field(None, description="train adapters; unset: all weights")
     loss: Contrastive = Contrastive()
     loop: TrainLoop = TrainLoop()
+    remine: Remining | None = Field(
+        None, description="mine hard negatives again while training, by the encoder as it then is"
+    )
     metric: str = Field("ndcg@10", description="dev metric that chooses the best checkpoint")
 
     @model_validator(mode="after")
@@ -69,6 +75,8 @@ def run(config: Config, run: Run) -> None:
             score=_scorer(dev, corpus, config) if dev else None,
             metric=config.metric,
             seed=config.seed,
+            remine=_reminer(examples, corpus, config.remine, config) if config.remine else None,
+            remine_every=config.remine.every if config.remine else 1,
         )
     if trained.dev_best is not None and trained.dev_best <= (trained.dev_before or 0.0):
         logger.warning("no checkpoint beats the encoder that training began with, on dev")
@@ -102,6 +110,23 @@ def _load(config: Config, quantize: Literal["4bit"] | None = None) -> Encoder:
     if config.towers == "separate" and encoder.passage_tower is None:
         return encoder.with_passage_tower()
     return encoder
+
+
+def _reminer(
+    examples: list[Example], corpus: Mapping[str, Passage], again: Remining, config: Config
+) -> Remine:
+    """Return the function that gives the examples negatives by an encoder as it is."""
+    words_of = CorpusWords(corpus)
+    rules = Rules(**again.model_dump(exclude={"every"}), seed=config.seed)
+    options = config.encoder.model_copy(update={"device": config.loop.device})
+
+    def mined(encoder: Encoder) -> list[Example]:
+        found = remine(encoder, examples, corpus, rules, options, words_of)
+        negatives = sum(len(e.negative_ids) for e in found.examples)
+        logger.info("%d negatives, %d examples have too few", negatives, len(found.too_few))
+        return found.examples
+
+    return mined
 
 
 def _scorer(dev: list[Example], corpus: Mapping[str, Passage], config: Config) -> Evaluate:

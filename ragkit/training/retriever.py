@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ from ragkit.models.devices import pick_device, use_bf16
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval.encode import count_cut
 from ragkit.retrieval.searchers import query_text
-from ragkit.training.collate import PairCollator, PairDataset
+from ragkit.training.collate import PairCollator, PairDataset, TokenIds
 from ragkit.training.contrastive import ContrastiveModel
+from ragkit.training.remining import Remine, RemineNegatives
 
 Evaluate = Callable[[Encoder], Mapping[str, float]]
 
@@ -80,11 +82,14 @@ def train_retriever(
     score: Evaluate | None = None,
     metric: str = "ndcg@10",
     seed: int = 0,
+    remine: Remine | None = None,
+    remine_every: int = 1,
 ) -> Trained:
     """Train `encoder` in place; checkpoints and history.jsonl go to `folder`.
 
     An interrupted call goes on from its last whole checkpoint.
 
+    remine: gives the examples new negatives, every so many epochs, by the encoder as it then is
     score: dev metrics of an encoder, `metric` among them; None: no selection, the last step is kept
     Raises:
         DataError: no example has a positive.
@@ -100,18 +105,24 @@ def train_retriever(
     if score is not None:
         arguments |= _selection(metric, arguments["save_strategy"], checkpoint is not None)
     model = ContrastiveModel(encoder, loss)
+    passages: dict[str, TokenIds] = {}  # grows where negatives are mined again
+    learn = partial(_tokenize_passages, encoder, corpus, passages)
+    learn(dataset.examples)
     trainer = RetrieverTrainer(
         model=model,
         args=TrainingArguments(**arguments),
         train_dataset=dataset,
         eval_dataset=dataset if score else None,  # the Trainer asks for one; `evaluate` is ours
-        data_collator=_collator(encoder, dataset.examples, corpus),
+        data_collator=_collator(encoder, dataset.examples, passages),
         callbacks=[_Progress(folder, loop.batch_size * loop.gradient_accumulation, dataset)],
     )
     if score is not None:
         trainer.score = score
         if loop.patience:
             trainer.add_callback(EarlyStoppingCallback(loop.patience))
+    if remine is not None:
+        again = RemineNegatives(folder, dataset, encoder, remine, remine_every, learn)
+        trainer.add_callback(again)
     trainer.remove_callback(_printer())
     if checkpoint:
         logger.info("going on from %s", checkpoint)
@@ -163,22 +174,34 @@ def _set_dropout(encoder: nn.Module, probability: float) -> None:
 
 
 def _collator(
-    encoder: Encoder, examples: Sequence[Example], corpus: Mapping[str, Passage]
+    encoder: Encoder, examples: Sequence[Example], passages: Mapping[str, TokenIds]
 ) -> PairCollator:
-    """Tokenise every text that training can meet, once."""
-    needed = list(dict.fromkeys(i for e in examples for i in (*e.positive_ids, *e.negative_ids)))
+    """Tokenise every question, once."""
     queries = encoder.tokenize([query_text(e) for e in examples], "query")
-    passages = encoder.tokenize([corpus[i].rendered for i in needed], "passage")
-    if cut := count_cut(encoder.tower("passage"), passages):
-        logger.info(
-            "%d of %d training passages fill the encoder's %d tokens; the rest of them is not seen",
-            cut, len(passages), encoder.tower("passage").settings.max_length,
-        )  # fmt: skip
     return PairCollator(
         queries=dict(zip((e.id for e in examples), queries, strict=True)),
-        passages=dict(zip(needed, passages, strict=True)),
+        passages=passages,
         known=known_positives(examples),
     )
+
+
+def _tokenize_passages(
+    encoder: Encoder,
+    corpus: Mapping[str, Passage],
+    passages: dict[str, TokenIds],
+    examples: Sequence[Example],
+) -> None:
+    """Add the tokens of the passages that examples name and that are not in `passages` yet."""
+    named = dict.fromkeys(i for e in examples for i in (*e.positive_ids, *e.negative_ids))
+    needed = [i for i in named if i not in passages]
+    token_ids = encoder.tokenize([corpus[i].rendered for i in needed], "passage")
+    tower = encoder.tower("passage")
+    if cut := count_cut(tower, token_ids):
+        logger.info(
+            "%d of %d training passages fill the encoder's %d tokens; the rest of them is not seen",
+            cut, len(token_ids), tower.settings.max_length,
+        )  # fmt: skip
+    passages.update(zip(needed, token_ids, strict=True))
 
 
 def _arguments(folder: Path, loop: TrainLoop, n_examples: int, seed: int) -> dict[str, Any]:

@@ -172,8 +172,8 @@ ANSWERED = CORPUS | {"p0": Passage("p0", LONG), "p2": Passage("p2", "One fuse of
         (("twelve volts",), ["p2"]),
         (("The twelve volts.",), ["p2"]),
         (("no such thing", "of twelve volts"), ["p2"]),
-        (("fuse",), []),  # one short word
-        (("one",), []),
+        (("fuse",), []),  # one word
+        (("the fuse",), []),
         (("passage number",), []),  # common: in seven passages
         (("volts twelve",), []),
         ((), []),

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, TrainerCallback
 
-from ragkit.data.files import read_json, read_jsonl, write_jsonl
+from ragkit.data.files import read_corpus, read_examples, read_json, read_jsonl, write_jsonl
 from ragkit.errors import DataError
 from ragkit.models.encoder import Encoder
+from ragkit.retrieval.negatives import Rules, remine
 from ragkit.training import retriever
 
 TOPICS = ["fuse", "relay", "valve", "pump", "sensor", "battery", "cable", "display"]
@@ -250,6 +251,65 @@ def test_a_run_of_adapters_or_towers_that_broke_goes_on_as_if_it_had_not(
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert torch.allclose(tensor, theirs[name], atol=1e-6), name
+
+
+def test_negatives_are_mined_again_by_the_weights_of_each_epoch(
+    stage: Callable[..., Path], values: dict[str, Any], data: Path
+) -> None:
+    (data / "dev.jsonl").unlink()
+    path = stage("train-retriever", **values, remine={"n": 2, "depth": 8, "max_share": None})
+    assert {p.name for p in path.glob("negatives-*")} == {
+        "negatives-epoch-1.jsonl",
+        "negatives-epoch-2.jsonl",
+    }
+    corpus = read_corpus(data / "corpus.jsonl")
+    examples = read_examples(data / "train.jsonl", corpus)
+    encoder = Encoder.load(values["model"])
+    # of the last two checkpoints, which are kept, the first ends the second epoch
+    trained = load_file(path / "checkpoints" / "checkpoint-6" / "model.safetensors")
+    encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in trained.items()})
+    rules = Rules(n=2, depth=8, max_share=None)
+    expected = [list(e.negative_ids) for e in remine(encoder, examples, corpus, rules).examples]
+    found = read_jsonl(path / "negatives-epoch-2.jsonl")
+    assert [r["negative_ids"] for r in found] == expected
+    assert found != read_jsonl(path / "negatives-epoch-1.jsonl")
+    without = stage("train-retriever", **{**values, "output": f"{path}-without"})
+    name = "embeddings.word_embeddings.weight"
+    assert not torch.equal(weights(path)[name], weights(without)[name])
+
+
+@pytest.mark.parametrize("broken_at", [4, 6, 7])
+def test_a_broken_run_that_mines_again_ends_with_the_weights_of_a_whole_one(
+    stage: Callable[..., Path],
+    values: dict[str, Any],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    broken_at: int,
+) -> None:
+    (data / "dev.jsonl").unlink()
+    values |= {"remine": {"n": 2, "depth": 8, "max_share": None}}
+    values["loop"]["evaluate_every"] = 2  # checkpoints within epochs
+    whole = stage("train-retriever", **values)
+    values["output"] = str(tmp_path / "broken")
+    original = retriever._Progress.on_step_end
+
+    def on_step_end(self: Any, args: Any, state: Any, control: Any, **more: Any) -> None:
+        original(self, args, state, control, **more)
+        if state.global_step == broken_at + 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retriever._Progress, "on_step_end", on_step_end)
+        with pytest.raises(KeyboardInterrupt):
+            stage("train-retriever", **values)
+    again = stage("train-retriever", **values)
+    ours, theirs = weights(again), weights(whole)
+    for name, tensor in ours.items():
+        assert torch.allclose(tensor, theirs[name], atol=1e-6), name
+    for epoch in (1, 2):
+        file = f"negatives-epoch-{epoch}.jsonl"
+        assert read_jsonl(again / file) == read_jsonl(whole / file)
 
 
 def test_examples_without_passages_train_nothing(
