@@ -7,6 +7,7 @@ from that is `ragkit.retrieval.negatives`'s business.
 
 import unicodedata
 from array import array
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
@@ -34,17 +35,18 @@ class CorpusWords:
 
     def __init__(self, corpus: Mapping[str, Passage]) -> None:
         self.row = {passage_id: i for i, passage_id in enumerate(corpus)}
-        self._numbers: dict[str, int] = {}
-        flat, starts = array("i", [0]), array("q")  # 0 stands between passages
+        numbers: defaultdict[str, int] = defaultdict(int, {"": 0})  # 0 stands between passages
+        numbers.default_factory = numbers.__len__
+        flat, starts = array("i", [0]), array("q")
         for passage in corpus.values():
             starts.append(len(flat))
-            for word in _words(passage.text):
-                flat.append(self._numbers.setdefault(word, len(self._numbers) + 1))
+            flat.extend(map(numbers.__getitem__, _words(passage.text)))
             flat.append(0)
+        self._numbers = dict(numbers)
         self._flat = np.asarray(flat)
         self._starts = np.asarray(starts)
         self._places = np.argsort(self._flat, kind="stable").astype(np.uint32)
-        self._first = np.searchsorted(self._flat[self._places], np.arange(len(self._numbers) + 2))
+        self._first = np.searchsorted(self._flat[self._places], np.arange(len(numbers) + 1))
         self._triples = lru_cache(_CACHED)(self._cut_triples)
 
     def __len__(self) -> int:
@@ -101,7 +103,10 @@ class CorpusWords:
         if len(tokens) < 3:
             tokens = np.concatenate([tokens, np.zeros(3 - len(tokens), np.uint64)])
         mixed = (tokens[:-2] * _FACTOR + tokens[1:-1]) * _FACTOR + tokens[2:]
-        return np.unique((mixed * _FACTOR >> np.uint64(32)).astype(np.uint32))
+        hashes = np.sort((mixed * _FACTOR >> np.uint64(32)).astype(np.uint32))
+        distinct = np.ones(len(hashes), bool)
+        np.not_equal(hashes[1:], hashes[:-1], out=distinct[1:])
+        return hashes[distinct]
 
 
 def rows_that_answer(example: Example, words_of: CorpusWords) -> frozenset[int]:

@@ -11,7 +11,14 @@ from ragkit.data.schema import Passage
 from ragkit.errors import DataError
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval.encode import encode
-from ragkit.retrieval.index import VectorIndex, as_runs, build_index, check_index, corpus_hash
+from ragkit.retrieval.index import (
+    VectorIndex,
+    as_runs,
+    build_index,
+    check_index,
+    corpus_hash,
+    kept_index,
+)
 from ragkit.retrieval.searchers import DenseSearcher
 
 FP32 = EncoderOptions(precision="fp32", device="cpu")
@@ -129,3 +136,36 @@ def test_an_index_of_another_model_is_refused_though_its_dimensions_agree(
 def test_the_hash_of_a_corpus_does_not_depend_on_what_is_not_embedded() -> None:
     corpus = {"p1": Passage("p1", "x", doc_id="d", meta={"page": 1})}
     assert corpus_hash(corpus) == corpus_hash({"p1": Passage("p1", "x")})
+
+
+def test_kept_vectors_of_the_same_weights_and_texts_are_used_again(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    built = kept_index(encoder, CORPUS, "m", FP32, tmp_path / "index")
+    np.testing.assert_array_equal(built.vectors, build_index(encoder, CORPUS, "m", FP32).vectors)
+    encoder.forward = None  # type: ignore[assignment,method-assign]
+    again = kept_index(encoder, CORPUS, "m", FP32, tmp_path / "index")
+    np.testing.assert_array_equal(again.vectors, built.vectors)
+    assert again.ids == list(CORPUS)
+
+
+@pytest.mark.parametrize("change", ["weights", "settings", "a text", "the order"])
+def test_kept_vectors_of_other_weights_or_texts_are_made_again(
+    change: str, encoder: Encoder, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    kept_index(encoder, CORPUS, "m", FP32, tmp_path)
+    corpus = CORPUS
+    if change == "weights":
+        with torch.no_grad():
+            encoder.model.embeddings.word_embeddings.weight.mul_(-1)
+    elif change == "settings":
+        encoder = Encoder.load(str(tiny_encoder), EncoderOptions(pooling="cls"))
+    elif change == "a text":
+        corpus = CORPUS | {"p3": Passage("p3", "another pump")}
+    else:
+        corpus = dict(reversed(CORPUS.items()))
+    index = kept_index(encoder, corpus, "m", FP32, tmp_path)
+    expected = build_index(encoder, corpus, "m", FP32)
+    assert index.ids == expected.ids
+    np.testing.assert_array_equal(index.vectors, expected.vectors)
+    check_index(VectorIndex.load(tmp_path), corpus, encoder)

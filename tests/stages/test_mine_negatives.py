@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 
+from ragkit.config.blocks import Reranker as Options
 from ragkit.data.files import read_corpus, read_examples, read_json, read_jsonl, write_jsonl
-from ragkit.errors import DataError, RunError
+from ragkit.errors import ConfigError, DataError, RunError
+from ragkit.models.reranker import Reranker
+from ragkit.retrieval import index
 from ragkit.retrieval.bm25 import Bm25Searcher
+from ragkit.stages import mine_negatives
 
 TOPICS = ["fuse", "relay", "valve", "pump", "sensor", "battery", "cable", "display"]
 TWIN = "fuse-twin"
@@ -148,3 +152,141 @@ def test_an_unknown_positive_is_named_with_its_line(
     write_jsonl(data / "train.jsonl", [{"id": "a", "question": "who", "positive_ids": ["lamp"]}])
     with pytest.raises(DataError, match=r"train\.jsonl:1: positive_ids: unknown passage 'lamp'"):
         stage("mine-negatives", **values)
+
+
+def test_candidates_with_the_answer_are_dropped_and_can_be_read(
+    stage: Callable[..., Path], values: dict[str, Any], data: Path, tmp_path: Path
+) -> None:
+    examples = read_jsonl(data / "train.jsonl")
+    examples[1]["answers"] = ["pump update log"]  # of the passage `pump`, which is no positive
+    write_jsonl(data / "train.jsonl", examples)
+    values |= {"n": 8, "max_share": None}
+    path = stage("mine-negatives", **values)
+    assert read_json(path / "mining.json")["dropped_candidates"]["contains the answer"] == 1
+    told = {r["id"]: r["dropped"] for r in read_jsonl(path / "dropped.jsonl")}
+    assert told["q-relay"] == {"contains the answer": ["pump"]}
+    assert told["q-fuse"] == {"a near-duplicate of a positive": [TWIN]}
+    assert set(told) == {"q-relay", "q-fuse", "q-again"}
+    off = stage("mine-negatives", **values | {"output": f"{path}-off"}, same_answer=False)
+    mined = {e.id: e for e in read_examples(off / "train.jsonl")}
+    assert "pump" in mined["q-relay"].negative_ids
+
+
+def test_a_reranker_leaves_raw_scores_of_positives_and_negatives(
+    stage: Callable[..., Path], values: dict[str, Any], data: Path, tiny_reranker: Path
+) -> None:
+    margin = {"model": str(tiny_reranker), "margin": 0.05}
+    path = stage("mine-negatives", **values, n=4, max_share=None, reranker=margin)
+    corpus = read_corpus(data / "corpus.jsonl")
+    reranker = Reranker.load(Options(model=str(tiny_reranker)))
+    for example in read_examples(path / "train.jsonl", corpus):
+        named = [*example.positive_ids, *example.negative_ids]
+        assert list(example.scores) == named
+        plain = reranker.score([(example.question, corpus[i].rendered) for i in named])
+        assert list(example.scores.values()) == pytest.approx(plain, abs=1e-5)
+        lowest = min((example.scores[i] for i in example.positive_ids), default=0.0)
+        assert all(example.scores[i] <= lowest - 0.05 for i in example.negative_ids)
+    report = read_json(path / "mining.json")
+    assert report["dropped_candidates"]["too high by the reranker"] > 0
+    assert report["too_few_because"] == {
+        "too high by the reranker": report["examples_with_too_few"]
+    }
+    assert "what cost these the most" in str(mine_negatives.show(path))
+
+
+def test_an_interrupted_run_does_not_score_or_encode_again(
+    stage: Callable[..., Path],
+    values: dict[str, Any],
+    tiny_reranker: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values |= {"n": 4, "reranker": {"model": str(tiny_reranker), "margin": None}}
+    whole = stage("mine-negatives", **values | {"output": values["output"] + "-whole"})
+
+    def broken(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mine_negatives, "_copy_neighbours", broken)
+        with pytest.raises(KeyboardInterrupt):
+            stage("mine-negatives", **values)
+    monkeypatch.setattr(index, "build_index", broken)
+    monkeypatch.setattr(Reranker, "score", lambda *_: broken())
+    path = stage("mine-negatives", **values)
+    assert (path / "train.jsonl").read_bytes() == (whole / "train.jsonl").read_bytes()
+
+
+def test_another_margin_costs_no_scoring(
+    stage: Callable[..., Path],
+    values: dict[str, Any],
+    tiny_reranker: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reranker: dict[str, Any] = {"model": str(tiny_reranker), "margin": 0.05}
+    values["max_share"] = None
+    path = stage("mine-negatives", **values, n=4, reranker=reranker)
+    first = read_json(path / "mining.json")["negatives"]
+
+    def score(_: object, pairs: list[tuple[str, str]]) -> list[float]:
+        assert not pairs
+        return []
+
+    monkeypatch.setattr(Reranker, "score", score)
+    reranker["margin"] = None
+    path = stage("mine-negatives", restart=True, **values, n=4, reranker=reranker)
+    assert read_json(path / "mining.json")["negatives"] > first
+
+
+def test_an_index_that_is_given_is_used_and_another_models_is_refused(
+    stage: Callable[..., Path],
+    values: dict[str, Any],
+    data: Path,
+    tmp_path: Path,
+    tiny_encoder: Path,
+) -> None:
+    corpus, out = str(data / "corpus.jsonl"), str(tmp_path / "vectors")
+    vectors = stage("index", corpus=corpus, model=str(tiny_encoder), output=out)
+    plain = stage("mine-negatives", **values | {"output": str(tmp_path / "plain")})
+    path = stage("mine-negatives", **values, index=str(vectors))
+    assert not (path / "index").exists()
+    assert (path / "train.jsonl").read_bytes() == (plain / "train.jsonl").read_bytes()
+    values |= {"output": str(tmp_path / "other"), "encoder": {"pooling": "cls"}}
+    with pytest.raises(DataError, match="the index was made with another model"):
+        stage("mine-negatives", **values, index=str(vectors))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 5, "skip_top": 5}, "skip_top: 5 leaves nothing of depth: 5"),
+        ({"first_stage": "bm25", "max_share": None, "index": "."}, "index: nothing reads it"),
+    ],
+)
+def test_settings_that_do_nothing_are_refused(
+    stage: Callable[..., Path], values: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        stage("mine-negatives", **values, **change)
+
+
+def test_a_conversation_is_searched_and_rescored_with_its_history(
+    stage: Callable[..., Path],
+    values: dict[str, Any],
+    data: Path,
+    tiny_reranker: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns = [{"role": "user", "content": "tell me of the pump"}]
+    example = {"id": "c", "question": "when", "positive_ids": ["fuse"], "history": turns}
+    write_jsonl(data / "train.jsonl", [example])
+    asked: list[str] = []
+
+    def score(_: object, pairs: list[tuple[str, str]]) -> list[float]:
+        asked.extend(query for query, _ in pairs)
+        return [0.0] * len(pairs)
+
+    monkeypatch.setattr(Reranker, "score", score)
+    values |= {"first_stage": "bm25", "n": 1, "max_share": None}
+    path = stage("mine-negatives", **values, reranker={"model": str(tiny_reranker), "margin": None})
+    assert set(asked) == {"tell me of the pump\nwhen"}
+    assert read_examples(path / "train.jsonl")[0].negative_ids == ("pump",)
