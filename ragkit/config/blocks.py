@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -263,8 +264,12 @@ class Endpoint(Block):
     concurrency: int = Field(16, gt=0, description="requests in flight")
     requests_per_minute: int | None = Field(None, gt=0, description="what the server allows")
     tokens_per_minute: int | None = Field(None, gt=0, description="what the server allows")
-    timeout_s: float = Field(60.0, gt=0, description="for one request")
-    max_retries: int = Field(5, ge=0, description="after 429, 5xx and broken connections")
+    timeout_s: float = Field(60.0, gt=0, description="for one try, from beginning to end")
+    max_retries: int = Field(
+        5,
+        ge=0,
+        description="of a request, after 408, 409, 429, 5xx, time-outs and broken connections",
+    )
     temperature: float | None = Field(
         0.0, ge=0, description="of sampling; null: the server's own (some models take no other)"
     )
@@ -273,8 +278,17 @@ class Endpoint(Block):
     @field_validator("base_url")
     @classmethod
     def _check_base_url(cls, url: str | None) -> str | None:
-        if url is not None and not url.startswith(("http://", "https://")):
+        if url is None:
+            return None
+        if not url.startswith(("http://", "https://")):
             raise ValueError(f"{url!r} does not begin with http:// or https://")
+        try:
+            parts = urlsplit(url)
+            parts.port  # noqa: B018  (read only when asked for)
+        except ValueError as error:
+            raise ValueError(f"{url!r} is no address: {error}") from error
+        if not parts.hostname or set(url) & set(" \t\n"):
+            raise ValueError(f"{url!r} is no address: http://HOST:PORT/v1 or https://... is wanted")
         return url
 
 
