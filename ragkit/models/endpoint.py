@@ -1,9 +1,9 @@
 """The client for OpenAI-compatible servers: vLLM, TGI, SGLang, Ollama, llama.cpp, OpenAI.
 
-Many requests are kept in flight by one event loop in a thread of its own. Retries after 429, 5xx
-and broken connections, with the server's Retry-After, else with growing pauses and jitter, are the
-openai package's; a refusal for good ends everything with one message. What is asked, what it may
-cost and where answers are kept is the caller's business.
+Many requests are kept in flight by one event loop in a thread of its own. Each try of each is
+paced, counted and timed by itself; when one is sent again, and what ends everything with one
+message, is `ragkit.models.retries`'s business. What is asked, what it may cost and where answers
+are kept is the caller's.
 """
 
 import asyncio
@@ -13,45 +13,31 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import openai
 
 from ragkit.config.blocks import Endpoint
 from ragkit.errors import EndpointError
 from ragkit.log import logger
+from ragkit.models.chats import (
+    Allowance,
+    Chat,
+    Keep,
+    Replies,
+    Reply,
+    Schema,
+    read_completion,
+)
+from ragkit.models.refusals import NO_COMPLETION, UNREADABLE, explain
+from ragkit.models.retries import Pace, is_final, may_be_billed, pause_after
 
-Chat = Sequence[Mapping[str, str]]
-Schema = Mapping[str, Any]
 _FAILURES_IN_A_ROW = 10
-_NO_COMPLETION = "an answer that is no chat completion"
+_CONNECT_S = 10.0
 _PATIENCE_S = 1.0  # of one that waits for its turn, until it looks whether all is to end
 _BYTES_PER_TOKEN = 3  # of a prompt whose tokens are not counted yet; English has 4 to 5
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a model answered: the text, how long it took, and the tokens that were counted."""
-
-    text: str
-    seconds: float
-    usage: Mapping[str, int]
-
-
-Replies = list[tuple[int, Reply]]
-Keep = Callable[[Replies], None]
-
-
-class Allowance(Protocol):
-    """Says whether another request may be sent, and is told what requests came to."""
-
-    def admit(self, chat: Chat) -> bool | None:
-        """Set aside what a request may cost; False: never, None: not before others are settled."""
-
-    def settle(self, chat: Chat, reply: Reply | None) -> None:
-        """Replace what was set aside by what was spent; no reply: nothing."""
 
 
 class Client:
@@ -59,7 +45,12 @@ class Client:
 
     def __init__(self, config: Endpoint) -> None:
         self.config = config
-        self.key = os.environ.get(config.api_key_env)
+        self.key = os.environ.get(config.api_key_env, "").strip()
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise EndpointError(
+                f"the environment variable {config.api_key_env} holds no key: there are characters "
+                "in it that are not ASCII, or line breaks"
+            )
         if not self.key and config.base_url is None:
             raise EndpointError(
                 f"the environment variable {config.api_key_env} is not set; it must hold the key "
@@ -67,6 +58,7 @@ class Client:
             )
         # how an answer of a schema is asked for; what the server refuses is taken out
         self.formats: tuple[str | None, ...] = ("json_schema", "json_object", None)
+        self.settled = False  # an answer has come in the first of them
 
     def ask(self, chat: Chat, schema: Schema | None = None) -> Reply:
         """Ask once.
@@ -98,9 +90,10 @@ class Client:
         """Ask all, `concurrency` at a time; yield the replies as they come, some together.
 
         `chats` is read, and `keep` called with replies before they are yielded, in another thread.
-        Single failures are logged and left out; a refusal for good (a wrong key, an unknown model),
-        ten failures in a row and an interrupt end it, after the replies to what is in flight, which
-        are paid for (unless nothing was answered at all).
+        Single failures are logged and left out; a refusal for good (a wrong key, an unknown model,
+        nobody there), ten failures or empty answers in a row and an interrupt end it, after the
+        replies to what is in flight, which are paid for (unless nothing was answered at all); what
+        fails then is not sent again.
         """
         asking = _Asking(self, iter(chats), schema, allowance, keep)
         thread = threading.Thread(target=asking.run, name="ragkit-endpoint", daemon=True)
@@ -146,25 +139,9 @@ class Client:
         """Who is asked, for messages."""
         return f"{self.config.model} at {self.config.base_url or 'OpenAI'}"
 
-    def explain(self, error: openai.OpenAIError) -> str:
-        """Return what a user needs to know of an error, without the key."""
-        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-            return f"{self.server}: the key in {self.config.api_key_env} is refused"
-        if isinstance(error, openai.APITimeoutError):
-            return f"{self.server}: no answer within {self.config.timeout_s:g} s"
-        if isinstance(error, openai.APIConnectionError):
-            return f"{self.server}: cannot be reached"
-        status: Any = getattr(error, "status_code", "")
-        said = (str(error).splitlines() or [""])[0]
-        if self.key:
-            said = said.replace(self.key, "***")
-        return f"{self.server}: {status} {said[:200]}{self._advice(error)}"
-
-    def _advice(self, error: openai.OpenAIError) -> str:
-        """Return what may be wrong with `base_url` where the server has nothing at the address."""
-        url = (self.config.base_url or "").rstrip("/")
-        lost = isinstance(error, openai.NotFoundError) and url and not url.endswith("/v1")
-        return f" (base_url usually ends in /v1: {url}/v1)" if lost else ""
+    def explain(self, error: Exception) -> str:
+        """Return a message about an error."""
+        return f"{self.server}: {explain(error, self.config, self.key)}"
 
 
 @dataclass
@@ -173,6 +150,8 @@ class _Asking:
 
     stopping: no further request is sent
     fatal: why it ended early
+    reached: the server has answered, if only with an error
+    empty: what to say of answers that are
     """
 
     client: Client
@@ -185,6 +164,8 @@ class _Asking:
     sent: int = 0
     answered: int = 0
     failures: int = 0  # since the last answer
+    reached: bool = False
+    empty: str = ""
     unsaid: EndpointError | None = None  # a failure that is logged unless it ends everything
     said: Counter[str] = field(default_factory=Counter)  # failures by message
     working: bool = True
@@ -208,26 +189,31 @@ class _Asking:
             pass
         except ExceptionGroup as failures:  # of `keep`; raised again where the replies are read
             self.fatal = _first(failures)
+        except Exception as error:  # of the openai package, made of what it cannot take
+            self.fatal = error
         finally:
             self.arrived.put(None)
 
     async def _all(self) -> None:
         self.loop, self.task = asyncio.get_running_loop(), asyncio.current_task()
         config = self.client.config
-        requests, tokens = _Pace(config.requests_per_minute), _Pace(config.tokens_per_minute)
-        settled = asyncio.Condition()
-        api = openai.AsyncOpenAI(
+        # the time of a whole try is kept here: the package's is that between two bytes
+        connecting = openai.Timeout(None, connect=min(config.timeout_s, _CONNECT_S))
+        self.api = openai.AsyncOpenAI(
             api_key=self.client.key or "none",
             base_url=config.base_url,
-            timeout=config.timeout_s,
-            max_retries=config.max_retries,
+            timeout=connecting,
+            max_retries=0,
         )
-        async with api, asyncio.TaskGroup() as keeping:
+        self.requests = Pace(config.requests_per_minute)
+        self.tokens = Pace(config.tokens_per_minute)
+        self.settled = asyncio.Condition()
+        async with self.api, asyncio.TaskGroup() as keeping:
             keeping.create_task(self._pass_on())
             try:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(config.concurrency):
-                        group.create_task(self._worker(api, requests, tokens, settled))
+                        group.create_task(self._worker())
             except* Exception as failures:  # of `chats`; what has come is passed on first
                 self.fatal = _first(failures)
             self.working = False
@@ -239,36 +225,114 @@ class _Asking:
             if times > 1:
                 logger.warning("%s (%d times)", message, times)
 
-    async def _worker(
-        self,
-        api: openai.AsyncOpenAI,
-        requests: "_Pace",
-        tokens: "_Pace",
-        settled: asyncio.Condition,
-    ) -> None:
+    async def _worker(self) -> None:
         while not self.stopping and (chat := next(self.chats, None)) is not None:
             number, self.sent = self.sent, self.sent + 1
-            if not await self._admitted(chat, settled):
-                return
-            reply = None
             try:
-                await self._wait_until(requests.take(1))
-                guess = sum(len(m["content"].encode()) for m in chat) // _BYTES_PER_TOKEN
-                await self._wait_until(tokens.take(guess))
-                if self.stopping:
-                    return
-                reply = await self._ask(api, chat)
-                tokens.take_more(reply.usage.get("total_tokens", guess) - guess)
-                self.answered, self.failures = self.answered + 1, 0
-                self.fresh.append((number, reply))
-                self.came.set()
+                reply = await self._ask(chat)
             except EndpointError as error:
                 self._failed(error)
-            finally:
-                if self.allowance:
-                    async with settled:
-                        self.allowance.settle(chat, reply)
-                        settled.notify_all()
+                continue
+            if reply is None:
+                return
+            self.answered += 1
+            self.fresh.append((number, reply))
+            self.came.set()
+            self.failures = 0 if reply.text else self.failures + 1
+            if self.failures >= _FAILURES_IN_A_ROW:
+                self.fatal, self.stopping = self.fatal or EndpointError(self.empty), True
+
+    async def _ask(self, chat: Chat) -> Reply | None:
+        """Ask in the strictest form of answer that the server takes; None: all ends before."""
+        client, refused = self.client, None
+        for form in client.formats if self.schema else (None,):
+            try:
+                reply = await self._patiently(chat, form)
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                refused = refused or error
+                if client.settled and form == client.formats[0]:  # it is not what is wrong
+                    break
+                continue
+            except (openai.OpenAIError, TimeoutError, *UNREADABLE) as error:
+                raise EndpointError(client.explain(error)) from error
+            if refused and not reply:
+                break
+            if reply and self.schema and not client.settled:
+                self._settle_form(form, bool(refused))
+            return reply
+        assert refused is not None
+        raise EndpointError(client.explain(refused)) from refused
+
+    def _settle_form(self, form: str | None, told: bool) -> None:
+        """Note the form of answers that the server takes."""
+        client = self.client
+        client.formats, client.settled = client.formats[client.formats.index(form) :], True
+        if told:
+            logger.info("%s: answers are asked for as %s", client.server, form or "plain text")
+
+    async def _patiently(self, chat: Chat, form: str | None) -> Reply | None:
+        """Ask, again and again where that may help; None: all ends before the first time."""
+        failures, failed = 0, None
+        while True:
+            try:
+                reply = await self._try(chat, form)
+            except (openai.OpenAIError, TimeoutError) as error:
+                failures, failed = failures + 1, error
+                most = self.client.config.max_retries
+                pause = pause_after(error, failures, most, self.reached)
+                if pause is None or self.stopping:
+                    raise
+            else:
+                if failed and not reply:
+                    raise failed
+                return reply
+            await self._wait_until(asyncio.get_running_loop().time() + pause)
+
+    async def _try(self, chat: Chat, form: str | None) -> Reply | None:
+        """Ask once, when there is a turn and an allowance; None: all ends before."""
+        if not await self._admitted(chat):
+            return None
+        reply, lost = None, False
+        try:
+            await self._wait_until(self.requests.take(1))
+            guess = sum(len(m["content"].encode()) for m in chat) // _BYTES_PER_TOKEN
+            await self._wait_until(self.tokens.take(guess))
+            if self.stopping:
+                return None
+            lost = True
+            reply = await self._send(chat, form)
+            self.tokens.take_more(reply.usage.get("total_tokens", guess) - guess)
+            return reply
+        except Exception as error:
+            self.reached = self.reached or isinstance(error, openai.APIStatusError)
+            lost = lost and may_be_billed(error)
+            raise
+        finally:
+            if self.allowance:
+                async with self.settled:
+                    self.allowance.settle(chat, reply, lost and reply is None)
+                    self.settled.notify_all()
+
+    async def _send(self, chat: Chat, form: str | None) -> Reply:
+        client, start = self.client, time.perf_counter()
+        # the plain JSON: the typed method spends more time on types than the rest together
+        body = {
+            "model": client.config.model,
+            "messages": list(chat),
+            **client.parameters(self.schema, form),
+        }
+        async with asyncio.timeout(client.config.timeout_s):
+            completion = await self.api.post("/chat/completions", body=body, cast_to=object)
+        self.reached = True
+        try:
+            reply, reason = read_completion(completion, time.perf_counter() - start)
+        except ValueError as error:
+            raise EndpointError(f"{client.server}: {NO_COMPLETION}") from error
+        if not reply.text and not self.empty:
+            why = " (max_tokens was used up before it began)" if reason == "length" else ""
+            self.empty = f"{client.server}: an empty answer{why}"
+            logger.warning("%s; said once", self.empty)
+        return reply
 
     async def _wait_until(self, start: float) -> None:
         """Wait for a moment of the loop's clock, or until everything ends."""
@@ -287,50 +351,23 @@ class _Asking:
                 await asyncio.to_thread(self.keep, replies)
             self.arrived.put(replies)
 
-    async def _admitted(self, chat: Chat, settled: asyncio.Condition) -> bool:
+    async def _admitted(self, chat: Chat) -> bool:
         if self.allowance is None:
             return True
-        async with settled:
+        async with self.settled:
             while (admitted := self.allowance.admit(chat)) is None and not self.stopping:
-                await settled.wait()
+                await self.settled.wait()
         self.stopping = self.stopping or not admitted
         return bool(admitted)
-
-    async def _ask(self, api: openai.AsyncOpenAI, chat: Chat) -> Reply:
-        """Ask once, in the strictest form of answer that the server takes."""
-        client, start = self.client, time.perf_counter()
-        refused: openai.APIStatusError | None = None
-        for form in client.formats if self.schema else (None,):
-            try:
-                # the plain JSON: the typed method spends more time on types than the rest together
-                body = {
-                    "model": client.config.model,
-                    "messages": list(chat),
-                    **client.parameters(self.schema, form),
-                }
-                completion = await api.post("/chat/completions", body=body, cast_to=object)
-                reply = _read(completion, client.server, time.perf_counter() - start)
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                refused = refused or error
-                continue
-            except openai.OpenAIError as error:
-                raise EndpointError(client.explain(error)) from error
-            except ValueError as error:  # JSON that is cut short
-                raise EndpointError(f"{client.server}: {_NO_COMPLETION}") from error
-            if refused and form in client.formats:
-                logger.info("%s: answers are asked for as %s", client.server, form or "plain text")
-                client.formats = client.formats[client.formats.index(form) :]
-            return reply
-        assert refused is not None
-        raise EndpointError(client.explain(refused)) from refused
 
     def _failed(self, error: EndpointError) -> None:
         """Note a failure, or end everything where it is for good."""
         self._say()
         self.failures += 1
-        if _is_final(error) or self.failures >= _FAILURES_IN_A_ROW:
+        final = is_final(error.__cause__, self.reached)
+        if final or self.failures >= _FAILURES_IN_A_ROW:
             self.fatal, self.stopping = self.fatal or error, True
-            if not self.answered and not _is_final(error):
+            if not (self.answered or final):
                 self.cancel()  # nothing in flight will be answered either
         else:
             self.unsaid = error
@@ -345,45 +382,7 @@ class _Asking:
         self.unsaid = None
 
 
-class _Pace:
-    """Spaces what is taken, so that no minute holds more than `per_minute`."""
-
-    def __init__(self, per_minute: int | None) -> None:
-        self.seconds = 60 / per_minute if per_minute else 0.0
-        self.free_at = 0.0
-
-    def take(self, amount: int) -> float:
-        """Return when `amount` may be used, by the loop's clock."""
-        start = max(asyncio.get_running_loop().time(), self.free_at)
-        self.free_at = start + amount * self.seconds
-        return start
-
-    def take_more(self, amount: int) -> None:
-        """Count what was used beyond what was taken; what comes next waits for it."""
-        self.free_at += amount * self.seconds
-
-
-def _read(completion: Any, server: str, seconds: float) -> Reply:
-    """Return the reply in a chat completion, whatever a server may have sent instead of one."""
-    try:
-        choice = completion["choices"][0]
-        text, reason = choice["message"]["content"], choice.get("finish_reason")
-        usage = completion.get("usage") or {}
-        counted = {k: v for k, v in usage.items() if isinstance(v, int)}
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise EndpointError(f"{server}: {_NO_COMPLETION}") from error
-    if not isinstance(text, str) or not text.strip():
-        why = " (max_tokens was used up before it began)" if reason == "length" else ""
-        raise EndpointError(f"{server}: an empty answer{why}")
-    # some servers cut an answer in the middle of a character, which no file can hold
-    return Reply(text.encode("utf-8", "replace").decode(), seconds, counted)
-
-
 def _first(failures: ExceptionGroup[Exception]) -> Exception:
     """Return the first exception of a group, however deep it lies."""
     first = failures.exceptions[0]
     return _first(first) if isinstance(first, ExceptionGroup) else first
-
-
-def _is_final(error: EndpointError) -> bool:
-    return getattr(error.__cause__, "status_code", None) in (401, 403, 404)

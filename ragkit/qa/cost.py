@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ragkit.config.load import read_yaml
 from ragkit.errors import ConfigError
-from ragkit.models.endpoint import Chat, Reply
+from ragkit.models.chats import Chat, Reply
 
 BYTES_PER_TOKEN = 4  # of English, for estimates; limits count every byte as a token
 _TOKENS_PER_SECOND = 50  # of one answer, where no answer was timed yet
@@ -51,6 +51,8 @@ class Budget:
     """What one start may spend on all the models that it asks; None is no limit.
 
     spent: US dollars of this start; held: what the requests in flight may still cost
+    requests: that were sent, whatever came of them
+    lost: of these, without an answer and perhaps billed: they count by the most that they may cost
     exhausted: the limit that was reached
     """
 
@@ -60,6 +62,7 @@ class Budget:
     held: float = 0.0
     requests: int = 0
     in_flight: int = 0
+    lost: int = 0
     exhausted: str = ""
 
 
@@ -87,12 +90,17 @@ class Till:
         budget.held += most
         return True
 
-    def settle(self, chat: Chat, reply: Reply | None) -> None:
-        """Replace what was set aside by what the reply came to."""
-        self.budget.in_flight -= 1
-        self.budget.held -= self._most(chat)
-        if reply and self.price:
-            self.budget.spent += self.price.of(*tokens_of(reply.usage))
+    def settle(self, chat: Chat, reply: Reply | None, lost: bool = False) -> None:
+        """Replace what was set aside by what the reply came to; where nobody says, by all of it."""
+        budget, most = self.budget, self._most(chat)
+        budget.in_flight -= 1
+        budget.held -= most
+        budget.lost += lost
+        if lost:
+            budget.spent += most
+        elif reply and self.price:
+            counted = tokens_of(reply.usage)
+            budget.spent += self.price.of(*counted) if any(counted) else most
 
     def _most(self, chat: Chat) -> float:
         return self.price.of(prompt_bytes(chat), self.max_tokens) if self.price else 0.0

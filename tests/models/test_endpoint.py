@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,7 @@ from pydantic import ValidationError
 
 from ragkit.config.blocks import Endpoint
 from ragkit.errors import DataError, EndpointError, RunError
-from ragkit.models import endpoint
+from ragkit.models import endpoint, retries
 from ragkit.models.endpoint import Client
 
 KEY = "sk-very-secret-0123456789"
@@ -42,6 +44,21 @@ def in_turn(*responses: Any) -> Callable[[Any], Any]:
     """Reply with one response after the other."""
     left: Iterator[Any] = iter(responses)
     return lambda _: next(left)
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let nobody wait between two tries; return how long they would have."""
+    waited: list[float] = []
+
+    def pause_after(*arguments: Any) -> float | None:
+        pause = retries.pause_after(*arguments)
+        if pause is not None:
+            waited.append(pause)
+        return None if pause is None else 0.0
+
+    monkeypatch.setattr(endpoint, "pause_after", pause_after)
+    return waited
 
 
 def numbered(count: int) -> list[list[dict[str, str]]]:
@@ -135,7 +152,17 @@ def test_a_web_page_is_no_chat_completion(
         client().ask(HELLO)
 
 
-@pytest.mark.parametrize("body", ["{}", '{"choices": []}', '{"choices": [{}]}', "[]", "null"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{}",
+        '{"choices": []}',
+        '{"choices": [{}]}',
+        "[]",
+        "null",
+        '{"choices": [{"message": {"content": [{"type": "text", "text": "in parts"}]}}]}',
+    ],
+)
 def test_json_without_an_answer_in_it_is_no_chat_completion(
     chat_server: Any, client: Callable[..., Client], response: Any, body: str
 ) -> None:
@@ -144,13 +171,32 @@ def test_json_without_an_answer_in_it_is_no_chat_completion(
         client().ask(HELLO)
 
 
-@pytest.mark.parametrize("text", ["", None])
-def test_an_empty_answer_is_an_error(
-    chat_server: Any, client: Callable[..., Client], says: Any, text: str | None
+@pytest.mark.parametrize("text", ["", None, " \n"])
+def test_an_empty_answer_is_an_answer_with_what_it_cost_and_is_said_once(
+    chat_server: Any,
+    client: Callable[..., Client],
+    says: Any,
+    log_lines: list[str],
+    text: str | None,
 ) -> None:
     chat_server.reply = lambda _: says(text)
-    with pytest.raises(EndpointError, match="an empty answer"):
-        client().ask(HELLO)
+    found = dict(client().ask_all(numbered(3)))
+    assert [found[i].text for i in range(3)] == [""] * 3
+    assert [found[i].usage["completion_tokens"] for i in range(3)] == [3] * 3
+    assert len(chat_server.requests) == 3
+    assert log_lines == [f"m at {chat_server.url}: an empty answer; said once"]
+
+
+def test_ten_empty_answers_in_a_row_end_the_run_and_are_passed_on(
+    chat_server: Any, client: Callable[..., Client], says: Any
+) -> None:
+    body = says(None).body.replace('"stop"', '"length"')
+    chat_server.reply = lambda r: says("fine") if asked(r) == 5 else replace(says(""), body=body)
+    got = []
+    with pytest.raises(EndpointError, match=r"an empty answer \(max_tokens was used up before it"):
+        for i, reply in client(concurrency=1).ask_all(numbered(50)):
+            got.append((i, reply.text))
+    assert got == [(i, "fine" if i == 5 else "") for i in range(16)]
 
 
 def test_an_address_without_the_usual_end_is_told(
@@ -181,13 +227,102 @@ def test_a_server_that_hangs_is_told_by_the_time_allowed(
         client(timeout_s=0.1).ask(HELLO)
 
 
-def test_a_server_that_is_not_there_cannot_be_reached(
-    chat_server: Any, client: Callable[..., Client]
+def test_a_server_that_sends_now_and_then_a_byte_is_told_by_the_time_allowed(
+    client: Callable[..., Client],
 ) -> None:
-    made = client()
+    done = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.recv(10_000)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            while not done.wait(0.01):
+                connection.sendall(b"1\r\n \r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=lambda: drip(server.accept()[0]))
+        thread.start()
+        made = client(base_url=f"http://127.0.0.1:{server.getsockname()[1]}/v1", timeout_s=0.2)
+        watch = threading.Timer(20, done.set)
+        watch.start()
+        with pytest.raises(EndpointError, match=r"no answer within 0\.2 s"):
+            made.ask(HELLO)
+        watch.cancel()
+        assert not done.is_set()  # it ended by itself
+        done.set()
+        thread.join()
+
+
+def test_a_server_that_is_not_there_is_told_once_and_soon(
+    chat_server: Any, client: Callable[..., Client], log_lines: list[str], pauses: list[float]
+) -> None:
+    made = client(max_retries=5, concurrency=16)
     chat_server.socket.close()
+    allowance = Allowance(1000, together=1000)
+    with pytest.raises(EndpointError) as caught:
+        list(made.ask_all(numbered(200), None, allowance))
+    said = "cannot be reached (connection refused: nothing listens there)"
+    assert str(caught.value) == f"m at {chat_server.url}: {said}"
+    assert log_lines == []
+    # three tries of the sixteen that were in flight, which cost nothing
+    assert 1000 - allowance.left <= 48
+    assert set(allowance.settled) == {None}
+
+
+def test_a_name_that_nobody_knows_is_told_as_such(
+    client: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(EndpointError, match=r"cannot be reached \(Name or service not known\)$"):
+        client(base_url="http://nobody.invalid/v1").ask(HELLO)
+
+
+def test_a_server_that_goes_away_after_an_answer_is_waited_for(
+    chat_server: Any, client: Callable[..., Client], says: Any, pauses: list[float]
+) -> None:
+    def reply(_: object) -> Any:
+        chat_server.socket.close()  # and closes the connection, after this answer
+        return replace(says("last"), headers={"Connection": "close"})
+
+    chat_server.reply = reply
+    got = []
     with pytest.raises(EndpointError, match="cannot be reached"):
-        made.ask(HELLO)
+        for i, _ in client(max_retries=4, concurrency=1).ask_all(numbered(50)):
+            got.append(i)
+    assert got == [0]
+    assert len(pauses) == 4 * 10  # of each of ten in a row
+
+
+@pytest.mark.parametrize("key", ["sk-\u043a\u043b\u044e\u0447", "sk-a\nb", "sk-a\x00b"])
+def test_what_can_be_no_key_is_refused_without_being_shown(
+    client: Callable[..., Client], monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setattr("os.environ", {"TEST_KEY": key})
+    with pytest.raises(EndpointError, match="variable TEST_KEY holds no key") as caught:
+        client()
+    assert "sk-" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_space_around_a_key_is_no_part_of_it(
+    chat_server: Any, client: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_KEY", f" {KEY}\n")
+    client().ask(HELLO)
+    assert chat_server.keys == [f"Bearer {KEY}"]
+
+
+def test_what_nobody_expects_in_the_thread_comes_out_as_it_is(
+    client: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: object) -> None:
+        raise ZeroDivisionError("what is this")
+
+    monkeypatch.setattr("openai.AsyncOpenAI", fail)
+    with pytest.raises(ZeroDivisionError, match="what is this"):
+        client().ask(HELLO)
 
 
 def test_as_many_requests_as_allowed_are_in_flight_and_no_more(
@@ -396,15 +531,6 @@ def test_a_temperature_of_null_is_not_sent_and_openai_has_its_own_limit(
     assert own.parameters(None, None) == {"max_completion_tokens": 5, "temperature": 0.0}
 
 
-def test_an_answer_that_max_tokens_left_empty_says_so(
-    chat_server: Any, client: Callable[..., Client], says: Any, response: Any
-) -> None:
-    body = says("").body.replace('"stop"', '"length"')
-    chat_server.reply = lambda _: response(body=body)
-    with pytest.raises(EndpointError, match=r"an empty answer \(max_tokens was used up before it"):
-        client().ask(HELLO)
-
-
 def test_half_a_character_in_an_answer_is_a_question_mark(
     chat_server: Any, client: Callable[..., Client], says: Any
 ) -> None:
@@ -432,7 +558,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_what_is_allowed_a_minute_is_spread_over_it(clock: Clock) -> None:
-    pace = endpoint._Pace(30)  # every two seconds
+    pace = retries.Pace(30)  # every two seconds
     assert [pace.take(1) for _ in range(3)] == [100.0, 102.0, 104.0]
     clock.now = 103.0
     assert pace.take(1) == 106.0
@@ -441,7 +567,7 @@ def test_what_is_allowed_a_minute_is_spread_over_it(clock: Clock) -> None:
 
 
 def test_more_at_once_waits_longer_and_what_turns_out_more_is_made_up_for(clock: Clock) -> None:
-    pace = endpoint._Pace(600)  # ten tokens a second
+    pace = retries.Pace(600)  # ten tokens a second
     assert pace.take(50) == 100.0
     assert pace.take(10) == 105.0
     pace.take_more(20)
@@ -451,7 +577,7 @@ def test_more_at_once_waits_longer_and_what_turns_out_more_is_made_up_for(clock:
 
 
 def test_without_a_limit_nobody_waits(clock: Clock) -> None:
-    pace = endpoint._Pace(None)
+    pace = retries.Pace(None)
     assert [pace.take(1_000_000) for _ in range(3)] == [100.0] * 3
 
 
@@ -503,9 +629,9 @@ class Allowance:
         self.peak = max(self.peak, self.flying)
         return True
 
-    def settle(self, chat: Any, reply: Any) -> None:
+    def settle(self, chat: Any, reply: Any, lost: bool = False) -> None:
         self.flying -= 1
-        self.settled.append(reply.text if reply else None)
+        self.settled.append("lost" if lost else reply.text if reply else None)
 
 
 def test_a_request_that_is_not_admitted_yet_waits_until_another_is_settled(
@@ -533,6 +659,115 @@ def test_a_failure_is_settled_without_a_reply(
     allowance = Allowance(9, together=9)
     list(client(concurrency=1).ask_all(numbered(3), None, allowance))
     assert allowance.settled == ["fine", None, "fine"]
+
+
+def test_each_try_is_admitted_and_paced_by_itself(
+    chat_server: Any,
+    client: Callable[..., Client],
+    says: Any,
+    response: Any,
+    pauses: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[int] = []
+    take = retries.Pace.take
+
+    def note(pace: retries.Pace, amount: int) -> float:
+        taken.append(amount)
+        return take(pace, amount)
+
+    monkeypatch.setattr(retries.Pace, "take", note)
+    chat_server.reply = in_turn(response(429), response(503), says("fine"), says("fine"))
+    allowance = Allowance(9, together=1)
+    found = list(client(concurrency=2, max_retries=2).ask_all(numbered(2), None, allowance))
+    assert len(found) == 2
+    assert sorted(map(str, allowance.settled)) == ["None", "None", "fine", "fine"]
+    assert allowance.left == 9 - 4
+    assert taken == [1, 0] * 4  # a request and (of one byte) no tokens
+    assert len(pauses) == 2
+
+
+def test_a_retry_that_is_not_admitted_ends_the_asking_with_the_failure(
+    chat_server: Any, client: Callable[..., Client], response: Any, pauses: list[float]
+) -> None:
+    chat_server.reply = lambda _: response(429, "{}")
+    with pytest.raises(EndpointError, match=": 429 "):
+        list(client(concurrency=1, max_retries=9).ask_all(numbered(9), None, Allowance(3, 1)))
+    assert len(chat_server.requests) == 3
+
+
+def test_each_form_that_is_tried_is_admitted_by_itself(
+    chat_server: Any, client: Callable[..., Client], response: Any
+) -> None:
+    chat_server.reply = lambda _: response(400, "{}")
+    with pytest.raises(EndpointError, match=": 400 "):
+        list(client(concurrency=1).ask_all(numbered(9), SCHEMA, Allowance(2, 1)))
+    assert [form(r) for r in chat_server.requests] == ["json_schema", "json_object"]
+
+
+def test_once_a_form_was_taken_a_refusal_is_not_tried_in_others(
+    chat_server: Any, client: Callable[..., Client], says: Any, response: Any
+) -> None:
+    chat_server.reply = lambda r: response(400, "{}") if asked(r) == 1 else says("fine")
+    found = list(client(concurrency=1).ask_all(numbered(3), SCHEMA))
+    assert sorted(i for i, _ in found) == [0, 2]
+    assert [asked(r) for r in chat_server.requests] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "settled"),
+    [(429, "{}", None), (503, "{}", None), (400, "{}", None), (504, "{}", "lost"),
+     (200, '{"choices"', "lost"), (200, '{"choices": []}', "lost"), (0, "", "lost")],
+)  # fmt: skip
+def test_what_may_have_been_billed_is_settled_as_lost(
+    chat_server: Any,
+    client: Callable[..., Client],
+    response: Any,
+    status: int,
+    body: str,
+    settled: str | None,
+) -> None:
+    chat_server.reply = lambda _: response(status, body)
+    allowance = Allowance(9, together=9)
+    with pytest.raises(EndpointError):
+        list(client().ask_all(numbered(1), None, allowance))
+    assert allowance.settled == [settled]
+
+
+def test_a_try_that_takes_too_long_is_settled_as_lost_and_sent_again(
+    chat_server: Any, client: Callable[..., Client], says: Any, pauses: list[float]
+) -> None:
+    def hang_once(_: object) -> Any:
+        if len(chat_server.requests) == 1:
+            chat_server.closing.wait()
+        return says("fine")
+
+    chat_server.reply = hang_once
+    allowance = Allowance(9, together=9)
+    ((_, reply),) = client(timeout_s=0.5, max_retries=1).ask_all(numbered(1), None, allowance)
+    assert reply.text == "fine"
+    assert allowance.settled == ["lost", "fine"]
+
+
+def test_after_an_interrupt_nothing_is_sent_again(
+    chat_server: Any,
+    client: Callable[..., Client],
+    response: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    pauses: list[float],
+) -> None:
+    flying = threading.Event()
+    pressed = press(monkeypatch, 1, lambda: flying.wait(30))
+
+    def fail(_: object) -> Any:
+        flying.set()
+        pressed.wait(30)
+        return response(503, "{}")
+
+    chat_server.reply = fail
+    with pytest.raises(KeyboardInterrupt):
+        list(client(concurrency=3, max_retries=5).ask_all(numbered(50)))
+    assert len(chat_server.requests) <= 3
 
 
 def test_an_error_of_the_chats_themselves_comes_out_after_the_answers(

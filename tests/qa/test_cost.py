@@ -1,6 +1,7 @@
 """Prices, limits and estimates, worked out by hand."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,13 @@ def test_what_is_in_flight_counts_by_the_most_that_it_may_cost() -> None:
     assert (till.budget.spent, till.budget.held) == (20.0, 100.0)
     assert till.admit(ten) is True
     assert till.admit(ten) is None
-    till.settle(ten, None)  # a failure costs nothing
+    till.settle(ten, None)  # a refusal costs nothing
     assert till.admit(ten) is True
+    till.settle(ten, None, lost=True)  # of what may have been billed the most is spent
+    assert (till.budget.spent, till.budget.held, till.budget.lost) == (120.0, 100.0, 1)
+    assert till.admit(ten) is None
+    till.settle(ten, Reply("text", 0.1, {}))  # and of what nobody counted
+    assert (till.budget.spent, till.budget.held, till.budget.lost) == (220.0, 0.0, 1)
 
 
 def test_with_nothing_in_flight_what_may_cost_too_much_ends_it() -> None:
@@ -123,6 +129,60 @@ def test_a_limit_is_never_exceeded_however_many_requests_are_in_flight(
     assert spent == budget.spent == 10.0 * len(replies) == 190.0
     assert (budget.held, budget.in_flight) == (0.0, 0)
     assert budget.exhausted == "max_cost (205 $)"
+
+
+def test_a_limit_counts_what_is_sent_again(
+    chat_server: Any, says: Any, response: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragkit.models.retries.FIRST_PAUSE_S", 0.0001)
+
+    def busy(_: object) -> Any:
+        return says("fine") if len(chat_server.requests) % 3 == 0 else response(429, "{}")
+
+    chat_server.reply = busy
+    budget = Budget(max_requests=10)
+    config = Endpoint(model="m", base_url=chat_server.url, concurrency=1, max_retries=5)
+    chats = (chat(f"{i:04}") for i in range(100))
+    replies = list(Client(config).ask_all(chats, None, Till(budget, None, 20)))
+    assert (len(replies), len(chat_server.requests), budget.requests) == (3, 10, 10)
+    assert budget.exhausted == "max_requests (10)"
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_limit_on_the_cost_holds_with_tries_that_were_billed_and_never_answered(
+    chat_server: Any, says: Any, monkeypatch: pytest.MonkeyPatch, concurrency: int
+) -> None:
+    monkeypatch.setattr("ragkit.models.retries.FIRST_PAUSE_S", 0.0001)
+    lock, billed = threading.Lock(), 0.0
+
+    def answer(_: object) -> Any:
+        nonlocal billed
+        with lock:
+            # half of them are billed in full, and cut on the way; the others are 10 $
+            cut = len(chat_server.requests) % 2
+            billed += 24.0 if cut else 10.0
+        return replace(says("fine"), body='{"choices": [') if cut else says("fine")
+
+    chat_server.reply = answer
+    budget = Budget(max_cost=205.0)
+    config = Endpoint(model="m", base_url=chat_server.url, concurrency=concurrency)
+    chats = (chat(f"{i:04}") for i in range(100))
+    list(Client(config).ask_all(chats, None, Till(budget, Price(1e6, 1e6), 20)))
+    assert 205.0 - 24.0 < billed <= budget.spent <= 205.0
+    assert budget.lost > 0
+
+
+@pytest.mark.parametrize("text", ["", None])
+def test_empty_answers_are_spent_as_they_are_billed(
+    chat_server: Any, says: Any, text: str | None
+) -> None:
+    chat_server.reply = lambda _: says(text if len(chat_server.requests) % 2 else "fine")
+    budget = Budget(max_cost=55.0)
+    config = Endpoint(model="m", base_url=chat_server.url, concurrency=1)
+    chats = (chat(f"{i:04}") for i in range(100))
+    replies = list(Client(config).ask_all(chats, None, Till(budget, Price(1e6, 1e6), 20)))
+    assert len(replies) == len(chat_server.requests) == 4
+    assert budget.spent == 40.0
 
 
 def estimate(**values: Any) -> Estimate:
