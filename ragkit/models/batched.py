@@ -10,7 +10,7 @@ from typing import Any
 from ragkit.config.blocks import LocalModel
 from ragkit.config.teaching import VllmTeacher
 from ragkit.errors import MissingExtraError
-from ragkit.models.endpoint import Allowance, Chat, Keep, Replies, Reply, Schema
+from ragkit.models.chats import Allowance, Chat, Keep, Replies, Reply, Schema
 from ragkit.models.generator import Generator
 from ragkit.models.resolve import resolve_model
 
@@ -42,7 +42,14 @@ class HfModel:
             prompts = [self.generator.render(chat, self.plain) for chat in block]
             outputs = self.generator.generate(prompts)
             seconds = (time.perf_counter() - start) / len(block)
-            return [Reply(o.text, seconds, {"completion_tokens": o.tokens}) for o in outputs]
+            return [
+                Reply(
+                    o.text,
+                    seconds,
+                    {"prompt_tokens": o.prompt_tokens, "completion_tokens": o.tokens},
+                )
+                for o in outputs
+            ]
 
         yield from _in_blocks(chats, _BATCHES * self.config.batch_size, allowance, keep, answer)
 

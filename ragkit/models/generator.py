@@ -28,10 +28,11 @@ _NO_LIMIT = 1_000_000  # tokenizers without a limit say 1e30
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A generated text and how many tokens it took."""
+    """A generated text, and how many tokens it and its prompt took."""
 
     text: str
     tokens: int
+    prompt_tokens: int = 0
 
 
 @dataclass
@@ -132,7 +133,10 @@ class Generator:
             output = output[:, padded["input_ids"].shape[1] :]
         texts = self.tokenizer.batch_decode(output, skip_special_tokens=True)
         kept = (output != self.tokenizer.pad_token_id).sum(dim=1).tolist()
-        return [Generated(t.strip(), n) for t, n in zip(texts, kept, strict=True)]
+        return [
+            Generated(text.strip(), n, len(ids))
+            for text, n, ids in zip(texts, kept, token_ids, strict=True)
+        ]
 
     def _limit(self) -> int:
         positions = getattr(self.model.config, "max_position_embeddings", None) or _NO_LIMIT

@@ -3,6 +3,7 @@
 What is asked, and what an answer means, is others' business.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,13 +19,18 @@ from ragkit.config.teaching import (
     OpenAITeacher,
     RecordedTeacher,
 )
-from ragkit.data.files import sha256_text
+from ragkit.data.files import sha256_text, write_json
+from ragkit.data.hashes import HashTable
 from ragkit.data.journal import Journal, Recording
-from ragkit.errors import ConfigError, EndpointError
+from ragkit.errors import ConfigError, EndpointError, RagkitError
 from ragkit.log import Meter, logger
-from ragkit.models.endpoint import Allowance, Chat, Client, Keep, Replies, Reply, Schema
+from ragkit.models.chats import Allowance, Chat, Keep, Replies, Reply, Schema
+from ragkit.models.endpoint import Client
 from ragkit.qa.cost import Budget, Estimate, Price, Till, Totals, prompt_bytes, read_price
 from ragkit.rag.prompts import plain_text
+
+_TOKENS_OF_PAIR = 80  # of an answer, where none is there to go by
+_TOKENS_OF = {"answers": 60, "critic": 60}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +97,12 @@ class Desk:
         budget: Budget,
         max_silent: float,
         price: Price | None = None,
+        expected_tokens: int = _TOKENS_OF_PAIR,
     ) -> None:
         """Prepare to ask; the model itself is loaded when something is missing.
 
         max_silent: share of the requests that may stay without an answer
+        expected_tokens: of an answer, for estimates
         Raises:
             ConfigError: a limit on the cost, and no price.
         """
@@ -105,9 +113,10 @@ class Desk:
                 "may cost 0)"
             )
         self.config, self.journal, self.budget, self.price = config, journal, budget, price
-        self.max_silent = max_silent
-        self.totals = Totals()
-        self._parameters = json.dumps(_parameters(config))
+        self.max_silent, self.expected_tokens = max_silent, expected_tokens
+        self.used, self.bought = Totals(), Totals()  # answers in use; bought by this start
+        self._counted = HashTable()
+        self._parameters = json.dumps(_parameters(config), sort_keys=True, default=str)
 
     def key(self, item: Item) -> str:
         """Hash all that the answer depends on: prompt, passages, model, server and parameters."""
@@ -115,7 +124,7 @@ class Desk:
 
     def estimate(self, items: Iterable[Item]) -> Estimate:
         """Count what is missing and how long it is."""
-        found, seen = Estimate(self.config.model), set()
+        found, seen = Estimate(self.config.model, expected_tokens=self.expected_tokens), set()
         for item in items:
             key = self.key(item)
             if key in seen:
@@ -129,13 +138,18 @@ class Desk:
                 found.prompt_bytes += prompt_bytes(item.chat)
         return found
 
-    def describe(self, estimate: Estimate) -> str:
+    def describe(self, found: Estimate) -> str:
         """Return an estimate in a sentence."""
-        config = self.config
+        config, dollars = self.config, self.dollars(found.prompt_tokens, found.completion_tokens)
         concurrency, per_minute = 1, None
         if isinstance(config, OpenAITeacher):
             concurrency, per_minute = config.concurrency, config.requests_per_minute
-        return estimate.line(self.price, 80 * config.n, concurrency, per_minute)
+        cost = "no price known" if dollars is None else f"{dollars:,.2f} $"
+        return found.line(cost, concurrency, per_minute)
+
+    def dollars(self, prompt_tokens: float, completion_tokens: float) -> float | None:
+        """Return what tokens cost; None where no price is known."""
+        return self.price.of(prompt_tokens, completion_tokens) if self.price else None
 
     def ask(self, items: Callable[[], Iterable[Item]], schema: Schema) -> None:
         """Ask what is missing; `items` gives the same things each time that it is called.
@@ -157,16 +171,16 @@ class Desk:
 
         def keep(replies: Replies) -> None:
             self.journal.append([self._record(*sent.pop(i), reply) for i, reply in replies])
+            for _, reply in replies:
+                self.bought.add(reply.usage, reply.seconds)
 
         for replies in load_model(self.config).batches(chats, held, self._till(), keep):
             meter.advance(len(replies))
         meter.close()
-        self.totals.bought += meter.done
-        self.totals.silent = estimate.missing - meter.done
-        self._check_silent(estimate)
+        self._check_silent(estimate, estimate.missing - meter.done)
 
-    def _check_silent(self, estimate: Estimate) -> None:
-        silent, limit = self.totals.silent, self.budget.exhausted
+    def _check_silent(self, estimate: Estimate, silent: int) -> None:
+        limit = self.budget.exhausted
         if silent > self.max_silent * estimate.requests:
             raise EndpointError(
                 f"{f'{limit} is reached: ' if limit else ''}{silent:,} of {estimate.requests:,} "
@@ -190,10 +204,13 @@ class Desk:
 
     def answer(self, item: Item) -> str | None:
         """Return the model's answer from the journal; None where there is none."""
-        record = self.journal.get(self.key(item))
+        key = self.key(item)
+        record = self.journal.get(key)
         if record is None:
             return None
-        self.totals.add(record.get("usage", {}), record.get("seconds", 0.0))
+        if (number := int(key[:16], 16)) not in self._counted:
+            self._counted.add(number)
+            self.used.add(record.get("usage", {}), record.get("seconds", 0.0))
         return str(record["response"])
 
     def _missing(self, items: Iterable[Item], sent: dict[int, tuple[str, Item]]) -> Iterator[Chat]:
@@ -229,11 +246,15 @@ class Office:
         return Journal(self.journal)
 
     def open(self, role: str, config: ModelTeacher) -> Desk:
-        """Return the desk of a configured model, and keep it under its role."""
-        price = read_price(self.prices, config.model)
-        if price is None and not isinstance(config, OpenAITeacher):
-            price = Price(0.0, 0.0)  # a model of this machine
-        self.desks[role] = Desk(config, self._journal, self.budget, self.max_silent, price)
+        """Return the desk of a role, of a configured model."""
+        if role not in self.desks:
+            price = read_price(self.prices, config.model)
+            if price is None and not isinstance(config, OpenAITeacher):
+                price = Price(0.0, 0.0)  # a model of this machine
+            expected = _TOKENS_OF.get(role, _TOKENS_OF_PAIR * config.n)
+            self.desks[role] = Desk(
+                config, self._journal, self.budget, self.max_silent, price, expected
+            )
         return self.desks[role]
 
     def answers(self, role: str, config: AnswerTeacher) -> Answers:
@@ -243,8 +264,30 @@ class Office:
         return self.open(role, config)
 
     def totals(self) -> dict[str, dict[str, Any]]:
-        """Return what the answers in use came to, by role."""
+        """Return what the answers in use came to, and those bought by this start, by role."""
         return {role: _total(desk) for role, desk in self.desks.items()}
+
+    @contextlib.contextmanager
+    def accounted(self, path: Path) -> Iterator[None]:
+        """Write and log what everything came to when the block ends, however it does."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(RagkitError):  # the first error is the one to tell
+                self._account(path)
+            raise
+        self._account(path)
+
+    def _account(self, path: Path) -> None:
+        for role, desk in self.desks.items():
+            logger.info("%s: %s", role, _bought(desk))
+        if lost := self.budget.lost:
+            logger.warning(
+                "%d of %d requests got no answer and may have been billed: limits count them by "
+                "the most that they may cost", lost, self.budget.requests,
+            )  # fmt: skip
+        if self.desks:
+            write_json(path, self.totals())
 
 
 def load_model(config: ModelTeacher) -> Model:
@@ -259,22 +302,40 @@ def load_model(config: ModelTeacher) -> Model:
 
 
 def _total(desk: Desk) -> dict[str, Any]:
-    found, price = desk.totals, desk.price
-    cost = price.of(found.prompt_tokens, found.completion_tokens) if price else None
+    used, bought = desk.used, desk.bought
     return {
         "model": desk.config.model,
-        "answers": found.requests,
-        "asked_by_this_start": found.bought,
-        "prompt_tokens": found.prompt_tokens,
-        "completion_tokens": found.completion_tokens,
-        "cost_usd": None if cost is None else round(cost, 6),
+        "answers": used.requests,
+        "prompt_tokens": used.prompt_tokens,
+        "completion_tokens": used.completion_tokens,
+        "cost_usd": _rounded(desk.dollars(used.prompt_tokens, used.completion_tokens)),
+        "asked_by_this_start": bought.requests,
+        "cost_of_this_start_usd": _rounded(
+            desk.dollars(bought.prompt_tokens, bought.completion_tokens)
+        ),
     }
+
+
+def _rounded(dollars: float | None) -> float | None:
+    return None if dollars is None else round(dollars, 6)
+
+
+def _bought(desk: Desk) -> str:
+    found = desk.bought
+    dollars = desk.dollars(found.prompt_tokens, found.completion_tokens)
+    cost = ", no price known" if dollars is None else f", {dollars:,.4f} $"
+    return (
+        f"{found.requests:,} answers of {desk.config.model} bought by this start, "
+        f"{found.prompt_tokens:,} tokens in and {found.completion_tokens:,} out{cost}"
+    )
 
 
 def _parameters(config: ModelTeacher) -> list[Any]:
     """Return what an answer depends on beside the chat."""
     if isinstance(config, OpenAITeacher):
-        return [config.model, config.base_url, config.temperature, config.max_tokens]
-    if isinstance(config, HfTeacher):
-        return [config.model, "hf", config.temperature, config.max_new_tokens, config.seed]
-    return [config.model, "vllm", config.temperature, config.max_tokens, config.seed]
+        own: list[Any] = [config.base_url, config.max_tokens, config.structured]
+    elif isinstance(config, HfTeacher):
+        own = ["hf", config.max_new_tokens, config.seed, config.precision]
+    else:
+        own = ["vllm", config.max_tokens, config.seed, config.structured, config.engine]
+    return [config.model, config.temperature, *own]

@@ -108,15 +108,12 @@ class Till:
 
 @dataclass
 class Totals:
-    """What the answers of one model came to.
+    """What answers of one model came to.
 
-    requests: answers in use; bought: asked for by this start; silent: asked for in vain
     seconds: of all answers together, one after the other
     """
 
     requests: int = 0
-    bought: int = 0
-    silent: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
@@ -134,36 +131,52 @@ class Totals:
 class Estimate:
     """What is still to be asked of a model, and what that may come to.
 
+    requests: the most that there can be, where what they are about is not there yet (`ahead`)
     prompt_bytes: of the missing requests
+    expected_tokens: of an answer, where the journal holds none to go by
     """
 
     model: str
     requests: int = 0
     missing: int = 0
     prompt_bytes: int = 0
+    expected_tokens: float = 0.0
+    ahead: bool = False
     known: Totals = field(default_factory=Totals)
 
-    def line(
-        self, price: Price | None, expected_tokens: int, concurrency: int, per_minute: int | None
-    ) -> str:
-        """Return the estimate in a sentence.
+    @property
+    def prompt_tokens(self) -> float:
+        """Of the missing requests."""
+        return self.prompt_bytes / BYTES_PER_TOKEN
 
-        expected_tokens: of an answer, where the journal holds none to go by
-        """
-        prompt = self.prompt_bytes / BYTES_PER_TOKEN
-        one = float(expected_tokens)
-        seconds = 0.5 + one / _TOKENS_PER_SECOND
+    @property
+    def completion_tokens(self) -> float:
+        """Of the missing answers."""
+        one = self.expected_tokens
         if self.known.requests:
             one = self.known.completion_tokens / self.known.requests
-            seconds = self.known.seconds / self.known.requests
-        wait = self.missing * seconds / concurrency
-        if per_minute:
-            wait = max(wait, self.missing * 60 / per_minute)
-        cost = f"{price.of(prompt, self.missing * one):,.2f} $" if price else "no price known"
+        return self.missing * one
+
+    def seconds(self, concurrency: int, per_minute: int | None) -> float:
+        """Return how long the missing answers take."""
+        one = 0.5 + self.expected_tokens / _TOKENS_PER_SECOND
+        if self.known.requests:
+            one = self.known.seconds / self.known.requests
+        wait = self.missing * one / concurrency
+        return max(wait, self.missing * 60 / per_minute) if per_minute else wait
+
+    def line(self, cost: str, concurrency: int, per_minute: int | None) -> str:
+        """Return the estimate in a sentence; `cost` is what it says of the cost."""
+        asked = (
+            f"{self.requests:,} requests, {self.requests - self.missing:,} of them in the journal; "
+            f"to ask: {self.missing:,}, about"
+        )
+        if self.ahead:
+            asked = f"{self.missing:,} requests at the most, one for each question; about"
         return (
-            f"{self.model}: {self.requests:,} requests, {self.requests - self.missing:,} of them "
-            f"in the journal; to ask: {self.missing:,}, about {prompt:,.0f} tokens in and "
-            f"{self.missing * one:,.0f} out, {cost}, {_clock(wait)}"
+            f"{self.model}: {asked} {self.prompt_tokens:,.0f} tokens in and "
+            f"{self.completion_tokens:,.0f} out, {cost}, "
+            f"{_clock(self.seconds(concurrency, per_minute))}"
         )
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from ragkit.config.teaching import HeuristicTeacher, RecordedTeacher, Teacher
 from ragkit.qa.asking import Desk, Item, Office, Replay
+from ragkit.qa.cost import Estimate
 from ragkit.qa.heuristic import generate
 from ragkit.qa.prompts import PAIRS_SCHEMA, Prompts, QuestionAnswer, Request, dump
 
@@ -69,9 +70,9 @@ class Model:
         """Return the journalled answer."""
         return self.desk.answer(self._item(request))
 
-    def estimate(self, requests: Requests) -> str:
-        """Return in a sentence what asking may cost."""
-        return self.desk.describe(self.desk.estimate(self._items(requests())))
+    def estimate(self, requests: Iterable[Request]) -> Estimate:
+        """Count what is missing."""
+        return self.desk.estimate(self._items(requests))
 
     def _items(self, requests: Iterable[Request]) -> Iterator[Item]:
         return (self._item(request) for request in requests)

@@ -35,16 +35,18 @@ from ragkit.qa.asking import Office
 from ragkit.qa.card import Samples, Tally, data_card
 from ragkit.qa.cost import Budget
 from ragkit.qa.filters import FirstFilters, Sieve
+from ragkit.qa.forecast import forecast
 from ragkit.qa.generation import ORDER, Generation
 from ragkit.qa.plan import Plan
 from ragkit.qa.prompts import READING, UNANSWERABLE, Prompts, read_examples_to_show
 from ragkit.qa.review import Corrections, read_review, write_review
 from ragkit.qa.splits import document_groups, split_documents
-from ragkit.qa.teachers import Model, build_teacher
+from ragkit.qa.teachers import build_teacher
 from ragkit.runs import Run, default_path
 from ragkit.stages.chunk import cut, read_source
 
 _JOURNAL = "journal.jsonl"
+_NO_STYLES = ("answer", "critic", "instructions", READING, UNANSWERABLE)
 _REVIEWED = ("test", "dev")  # what a measurement rests on
 
 
@@ -115,7 +117,9 @@ class Config(DocumentSource):
     max_cost: float | None = Field(
         None, ge=0, description="US dollars that this start may spend; needs prices"
     )
-    max_requests: int | None = Field(None, ge=0, description="requests this start may send")
+    max_requests: int | None = Field(
+        None, ge=0, description="requests this start may send, repeated ones included"
+    )
     prices: InputPath | None = Field(
         None, description="YAML of {model: {input, output}}, US dollars per million tokens"
     )
@@ -142,6 +146,10 @@ class Config(DocumentSource):
                 raise ValueError(
                     f"{key}: goes with a teacher that is a model; the heuristic one has rules"
                 )
+        if twice := [style for style, n in Counter(self.styles).items() if n > 1]:
+            raise ValueError(f"styles: {twice[0]} is named twice")
+        if taken := [style for style in self.styles if style in _NO_STYLES]:
+            raise ValueError(f"styles: {taken[0]} is a template of another use, and no style")
         if rules and self.reading and self.reading.by == "teacher":
             raise ValueError("reading.by: teacher needs a teacher that is a model")
         return self
@@ -151,6 +159,11 @@ def run(config: Config, run: Run) -> None:
     """Ask the teacher, filter, split; write corpus.jsonl, the splits and the data card."""
     with run.timed("corpus"):
         corpus, work = _prepare(config, run.path, config.journal or run / _JOURNAL, run)
+    with work.office.accounted(run / "costs.json"):
+        _generate(config, run, corpus, work)
+
+
+def _generate(config: Config, run: Run, corpus: CorpusFile, work: Generation) -> None:
     with run.timed("asking"):
         work.teacher.ask(work.plan.requests)
     with run.timed("filters"), atomic_write(run / "rejected.jsonl") as rejected:
@@ -164,17 +177,15 @@ def run(config: Config, run: Run) -> None:
     if config.reading:
         chats = work.reading_chats(config.reading.by, config.reading.n, config.seed)
         logger.info("%d reading texts", write_jsonl(run / "reading.jsonl", chats))
-    costs = work.office.totals()
     write_json(run / "funnel.json", sieve.to_json())
-    if costs:
-        write_json(run / "costs.json", costs)
     with atomic_write(run / "DATA_CARD.md") as f:
         title = (
             f"{len(corpus):,} passages of {len(work.split_of):,} documents; questions by the "
             f"{config.teacher.type} teacher."
         )
         notes = _notes(config, work, sieve, corrections)
-        f.write(data_card(title, corpus, tallies, sieve.to_json(), costs, notes, samples.drawn))
+        funnel, costs = sieve.to_json(), work.office.totals()
+        f.write(data_card(title, corpus, tallies, funnel, costs, notes, samples.drawn))
     shutil.rmtree(work.folder)
     logger.info("%s", ", ".join(f"{t.questions} {name}" for name, t in tallies.items()))
     if not tallies["train"].questions:
@@ -188,8 +199,8 @@ def show(path: Path) -> RenderableType:
 
 def estimate(config: Config) -> Iterator[str]:
     """Yield what asking the models may come to, before the first request."""
-    roles = {"questions": config.teacher, "answers": config.answers, "critic": config.critic}
-    if not any(isinstance(teacher, ModelTeacher) for teacher in roles.values()):
+    asked = (config.teacher, config.answers, config.critic)
+    if not any(isinstance(teacher, ModelTeacher) for teacher in asked):
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -198,15 +209,8 @@ def estimate(config: Config) -> Iterator[str]:
         corpus, work = _prepare(config, folder, journal, Run(folder, done=False))
         requests = sum(1 for _ in work.plan.requests())
         yield f"{len(corpus):,} passages, {requests:,} requests"
-        if isinstance(work.teacher, Model):
-            yield f"questions: {work.teacher.estimate(work.plan.requests)}"
-            if config.reading and config.reading.by == "teacher":
-                n = config.reading.n
-                yield f"reading texts: {work.teacher.estimate(lambda: work.reading_requests(n))}"
-        for role in ("answers", "critic"):
-            if isinstance(later := roles[role], ModelTeacher):
-                n = getattr(config.teacher, "n", 1) * requests
-                yield f"{role}: {later.model}: about {n:,} requests, one for each question"
+        by_teacher = config.reading and config.reading.by == "teacher"
+        yield from forecast(work, config.reading.n if config.reading and by_teacher else 0)
 
 
 def reopen(config: Config, path: Path) -> bool:

@@ -83,7 +83,10 @@ def test_batches_answer_what_the_model_answers_to_each_prompt(
     assert len({e.text for e in expected}) > 2
     found = replies_of(made, iter(MANY))
     assert [r.text for r in found] == [e.text for e in expected]
-    assert [r.usage for r in found] == [{"completion_tokens": e.tokens} for e in expected]
+    assert [r.usage for r in found] == [
+        {"prompt_tokens": len(prompt.split()), "completion_tokens": e.tokens}
+        for prompt, e in zip(prompts, expected, strict=True)
+    ]
     assert all(r.seconds >= 0 for r in found)
 
 

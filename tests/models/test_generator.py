@@ -128,7 +128,7 @@ def test_batches_generate_what_the_model_alone_generates(
 def test_the_prompt_is_no_part_of_the_answer(build: Build) -> None:
     generator = build("llama", max_new_tokens=1)
     (output,) = generator.generate(["w1 w2 w3"])
-    assert output == Generated(alone(generator, "w1 w2 w3", 1), 1)
+    assert output == Generated(alone(generator, "w1 w2 w3", 1), 1, prompt_tokens=4)  # <s> too
 
 
 def test_tokens_are_counted_without_padding(build: Build) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ragkit.config.teaching import HfTeacher, OpenAITeacher, RecordedTeacher, VllmTeacher
-from ragkit.data.files import read_jsonl
+from ragkit.data.files import read_json, read_jsonl
 from ragkit.data.journal import Journal
 from ragkit.errors import ConfigError, EndpointError, RunError
 from ragkit.qa import asking
@@ -61,8 +61,9 @@ def test_an_answer_that_was_not_bought_is_none(config: OpenAITeacher, journal: P
 
 @pytest.mark.parametrize(
     "change",
-    [{"model": "other"}, {"temperature": None}, {"max_tokens": 9}, {"base_url": "http://h/v1"}],
-)
+    [{"model": "other"}, {"temperature": None}, {"max_tokens": 9}, {"base_url": "http://h/v1"},
+     {"structured": False}],
+)  # fmt: skip
 def test_another_model_server_or_parameter_is_another_key(
     config: OpenAITeacher, journal: Path, change: dict[str, Any]
 ) -> None:
@@ -80,6 +81,21 @@ def test_another_local_model_or_parameter_is_another_key(
     (item,) = items("one")
     first, other = (kind(**{"type": name, "model": "m", **c}) for c in ({}, change))
     assert desk(first, journal).key(item) != desk(other, journal).key(item)
+
+
+def test_precision_and_what_an_engine_is_told_are_part_of_the_key(journal: Path) -> None:
+    (item,) = items("one")
+    hf, vllm = {"type": "hf", "model": "m"}, {"type": "vllm", "model": "m"}
+    engines: list[dict[str, Any]] = [{}, {"quantization": "fp8"}, {"quantization": "awq"}]
+    configs = [
+        *(HfTeacher.model_validate({**hf, "precision": p}) for p in ("fp32", "bf16", "auto")),
+        *(VllmTeacher.model_validate({**vllm, "engine": e}) for e in engines),
+        VllmTeacher.model_validate({**vllm, "structured": False}),
+    ]
+    assert len({desk(c, journal).key(item) for c in configs}) == len(configs)
+    one, other = ({"a": 1, "b": 2}, {"b": 2, "a": 1})
+    same = [VllmTeacher.model_validate({**vllm, "engine": e}) for e in (one, other)]
+    assert len({desk(c, journal).key(item) for c in same}) == 1
 
 
 def test_the_engine_that_answers_is_part_of_the_key(journal: Path) -> None:
@@ -105,7 +121,7 @@ def test_half_of_the_answers_in_the_journal_are_not_asked_again(
     again = desk(config, journal)
     again.ask(lambda: asked, SCHEMA)
     assert [said(r) for r in chat_server.requests] == ["one", "two", "three", "four"]
-    assert again.totals.bought == 2
+    assert again.bought.requests == 2
 
 
 def test_nothing_missing_loads_no_model(
@@ -180,27 +196,87 @@ def test_a_limit_on_the_cost_without_a_price_is_refused_before_anything_is_asked
     Desk(HfTeacher(type="hf", model="m"), Journal(journal), Budget(max_cost=1.0), 0.0, None)
 
 
-def test_totals_are_of_the_answers_in_use_and_say_what_this_start_bought(
+def test_an_empty_answer_is_kept_and_not_bought_again(
+    config: OpenAITeacher, journal: Path, chat_server: Any, says: Any
+) -> None:
+    chat_server.reply = lambda r: says("" if said(r) == "two" else "fine")
+    asked = items("one", "two", "three")
+    for _ in range(2):
+        found = desk(config, journal)
+        found.ask(lambda: asked, SCHEMA)
+        assert [found.answer(i) for i in asked] == ["fine", "", "fine"]
+    assert len(chat_server.requests) == 3
+    assert [r["usage"]["total_tokens"] for r in read_jsonl(journal)] == [10] * 3
+
+
+def test_totals_are_of_the_answers_in_use_each_once_and_of_what_this_start_bought(
     config: OpenAITeacher, journal: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "prices.yaml").write_text("m: {input: 2, output: 10}\n")
     asked = items("one", "two", "three")
-    for expected in (3, 0):
+    for bought, cost in ((3, 0.000132), (0, 0.0)):
         office = Office(journal, Budget(), 0.0, tmp_path / "prices.yaml")
         found = office.open("questions", config)
         found.ask(lambda: asked, SCHEMA)
-        for item in asked[:2]:
+        for item in (*asked[:2], *asked[:2], *items("one")):
             found.answer(item)
         assert office.totals() == {
             "questions": {
                 "model": "m",
                 "answers": 2,
-                "asked_by_this_start": expected,
                 "prompt_tokens": 14,
                 "completion_tokens": 6,
                 "cost_usd": 0.000088,  # 14 at 2 $ and 6 at 10 $ a million
+                "asked_by_this_start": bought,
+                "cost_of_this_start_usd": cost,
             }
         }
+
+
+@pytest.mark.parametrize("end", [RunError("refused"), KeyboardInterrupt()])
+def test_however_it_ends_what_it_came_to_is_written_and_logged(
+    config: OpenAITeacher,
+    journal: Path,
+    tmp_path: Path,
+    log_lines: list[str],
+    end: BaseException,
+) -> None:
+    (tmp_path / "prices.yaml").write_text("m: {input: 2000, output: 10000}\n")
+    office = Office(journal, Budget(), 0.0, tmp_path / "prices.yaml")
+    with pytest.raises(type(end)), office.accounted(tmp_path / "costs.json"):
+        office.open("questions", config).ask(lambda: items("one", "two"), SCHEMA)
+        raise end
+    costs = read_json(tmp_path / "costs.json")["questions"]
+    assert (costs["asked_by_this_start"], costs["cost_of_this_start_usd"]) == (2, 0.088)
+    # 14 at 2,000 $ and 6 at 10,000 $ a million
+    line = "questions: 2 answers of m bought by this start, 14 tokens in and 6 out, 0.0880 $"
+    assert log_lines[-1] == line
+
+
+def test_what_may_have_been_billed_without_an_answer_is_told(
+    config: OpenAITeacher,
+    journal: Path,
+    tmp_path: Path,
+    chat_server: Any,
+    says: Any,
+    response: Any,
+    log_lines: list[str],
+) -> None:
+    chat_server.reply = lambda r: response(504) if said(r) == "two" else says("fine")
+    office = Office(journal, Budget(), 0.5)
+    with office.accounted(tmp_path / "costs.json"):
+        office.open("questions", config).ask(lambda: items("one", "two", "three"), SCHEMA)
+    assert log_lines[-1].startswith("1 of 3 requests got no answer and may have been billed")
+
+
+def test_the_first_error_is_the_one_that_is_told(
+    config: OpenAITeacher, journal: Path, tmp_path: Path
+) -> None:
+    office = Office(journal, Budget(), 0.0)
+    office.open("questions", config)
+    (tmp_path / "costs.json").mkdir()
+    with pytest.raises(EndpointError, match="gone"), office.accounted(tmp_path / "costs.json"):
+        raise EndpointError("gone")
 
 
 def test_the_cost_of_a_model_without_price_is_not_known(

@@ -153,13 +153,14 @@ def test_a_limit_on_the_cost_holds_with_tries_that_were_billed_and_never_answere
     chat_server: Any, says: Any, monkeypatch: pytest.MonkeyPatch, concurrency: int
 ) -> None:
     monkeypatch.setattr("ragkit.models.retries.FIRST_PAUSE_S", 0.0001)
-    lock, billed = threading.Lock(), 0.0
+    lock, billed, tries = threading.Lock(), 0.0, 0
 
     def answer(_: object) -> Any:
-        nonlocal billed
+        nonlocal billed, tries
         with lock:
             # half of them are billed in full, and cut on the way; the others are 10 $
-            cut = len(chat_server.requests) % 2
+            tries += 1
+            cut = tries % 2
             billed += 24.0 if cut else 10.0
         return replace(says("fine"), body='{"choices": [') if cut else says("fine")
 
@@ -191,12 +192,14 @@ def estimate(**values: Any) -> Estimate:
 
 def test_an_estimate_without_answers_goes_by_what_is_expected() -> None:
     # 40,000 bytes are 10,000 tokens; 100 answers of 160 tokens; 3.7 s each (0.5 and 160/50), ten
-    # at a time: 37 s; 10,000 at 3 $ and 16,000 at 15 $ a million: 0.27 $
-    found = estimate(requests=120, missing=100, prompt_bytes=40_000)
-    assert found.line(Price(3.0, 15.0), 160, 10, None) == (
+    # at a time: 37 s
+    found = estimate(requests=120, missing=100, prompt_bytes=40_000, expected_tokens=160)
+    assert found.line("0.27 $", 10, None) == (
         "m: 120 requests, 20 of them in the journal; to ask: 100, about 10,000 tokens in and "
         "16,000 out, 0.27 $, under a minute"
     )
+    # 10,000 at 3 $ and 16,000 at 15 $ a million
+    assert Price(3.0, 15.0).of(found.prompt_tokens, found.completion_tokens) == 0.27
 
 
 def test_an_estimate_goes_by_the_answers_that_are_there() -> None:
@@ -205,16 +208,26 @@ def test_an_estimate_goes_by_the_answers_that_are_there() -> None:
     known = Totals()
     known.add({"completion_tokens": 40}, 10.0)
     known.add({"completion_tokens": 60}, 14.0)
-    found = estimate(requests=3_002, missing=3_000, prompt_bytes=4_000, known=known)
-    assert found.line(None, 1, 4, None).endswith(
-        "to ask: 3,000, about 1,000 tokens in and 150,000 out, no price known, 2.5 h"
+    found = estimate(
+        requests=3_002, missing=3_000, prompt_bytes=4_000, expected_tokens=1, known=known
+    )
+    assert found.line("9.00 $", 4, None).endswith(
+        "to ask: 3,000, about 1,000 tokens in and 150,000 out, 9.00 $, 2.5 h"
     )
 
 
 def test_an_estimate_is_no_faster_than_the_server_allows() -> None:
-    found = estimate(requests=600, missing=600, prompt_bytes=0)
-    assert found.line(None, 50, 1000, 20).endswith("no price known, 30 min")
-    assert found.line(None, 50, 1000, None).endswith("no price known, under a minute")
+    found = estimate(requests=600, missing=600, expected_tokens=50)
+    assert found.line("no price known", 1000, 20).endswith("no price known, 30 min")
+    assert found.line("no price known", 1000, None).endswith("no price known, under a minute")
+
+
+def test_an_estimate_of_what_is_not_there_yet_says_that_it_is_the_most() -> None:
+    found = estimate(requests=600, missing=600, prompt_bytes=400, expected_tokens=1, ahead=True)
+    assert found.line("1.00 $", 1000, None) == (
+        "m: 600 requests at the most, one for each question; about 100 tokens in and 600 out, "
+        "1.00 $, under a minute"
+    )
 
 
 def test_totals_add_what_servers_counted_and_nothing_where_they_do_not_say() -> None:

@@ -236,7 +236,7 @@ def test_an_estimate_asks_nobody_and_counts_what_is_missing(
     answers_of(build(config, journal), requests[:2])
     teacher = build(config, journal)
     assert isinstance(teacher, Model)
-    said = teacher.estimate(lambda: requests)
+    said = teacher.desk.describe(teacher.estimate(requests))
     # three tokens out for each, as the two in the journal had
     assert "m: 6 requests, 2 of them in the journal; to ask: 4, about " in said
     assert "and 12 out, no price known, under a minute" in said

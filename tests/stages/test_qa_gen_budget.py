@@ -46,7 +46,9 @@ def results(path: Path) -> dict[str, Any]:
     for name in ("run.json", "log.txt", "config.yaml", "journal.jsonl"):
         found.pop(name, None)
     costs = json.loads(found.pop("costs.json"))
-    return {**found, "costs": {r: {**c, "asked_by_this_start": 0} for r, c in costs.items()}}
+    for cost in costs.values():
+        del cost["asked_by_this_start"], cost["cost_of_this_start_usd"]
+    return {**found, "costs": costs}
 
 
 def estimates(out: str) -> list[str]:
@@ -67,10 +69,11 @@ def test_the_costs_of_each_role_add_up_and_an_unknown_price_is_said(
         role: {
             "model": model,
             "answers": asked[role],
-            "asked_by_this_start": asked[role],
             "prompt_tokens": 7 * asked[role],
             "completion_tokens": 3 * asked[role],
             "cost_usd": dollars,
+            "asked_by_this_start": asked[role],
+            "cost_of_this_start_usd": dollars,
         }
         for role, model, dollars in (
             ("questions", "asks", round(10 * asked["questions"] / 1e6, 6)),
@@ -102,10 +105,19 @@ def test_a_dry_run_says_what_asking_comes_to_and_asks_and_writes_nothing(
     )
     assert re.fullmatch(pattern.format("questions", 24, 24), questions)
     assert re.fullmatch(pattern.format("reading texts", r"(\d+)", r"\1"), reading)
-    assert later == [
-        f"{role}: {model}: about 48 requests, one for each question"
-        for role, model in (("answers", "answers"), ("critic", "judges"))
-    ]
+    answers, critic, total = later
+    most = "requests at the most, one for each question; about"
+    # 48 answers of 60 tokens, at 100 $ a million, and their prompts
+    dollars = re.fullmatch(
+        rf"answers: answers: 48 {most} [\d,]+ tokens in and 2,880 out, (0\.\d\d) \$, .*", answers
+    )
+    assert dollars and 0.29 < float(dollars[1]) < 0.6
+    pattern = rf"critic: judges: (\d+) {most} [\d,]+ tokens in and [\d,]+ out, no price known, .*"
+    asked = re.fullmatch(pattern, critic)
+    assert asked and 0 < int(asked[1]) < 48  # not about test questions
+    assert re.fullmatch(
+        r"all together: \d+ requests, 0\.\d\d \$ and what judges costs: no price known", total
+    )
     assert teacher.asked() == []
     assert files_of(tmp_path) == before
     assert not (tmp_path / "run").exists()

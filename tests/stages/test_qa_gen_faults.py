@@ -19,7 +19,8 @@ import pytest
 from ragkit.config.teaching import OpenAITeacher
 from ragkit.data.files import read_examples, read_json, read_jsonl
 from ragkit.data.journal import Journal
-from ragkit.errors import EndpointError
+from ragkit.errors import ConfigError, EndpointError
+from ragkit.log import Meter
 from ragkit.qa.asking import Desk, Item
 from ragkit.qa.cost import Budget
 
@@ -88,8 +89,6 @@ def _faults(response: Any, says: Any, server: Any) -> dict[str, Callable[[], Any
         "less than promised": lambda: response(body="{", headers={"Content-Length": "900"}),
         "a web page": lambda: response(body="<html>Sign in</html>", kind="text/html"),
         "no choices": lambda: response(body='{"choices": []}'),
-        "no content": lambda: says(""),
-        "null": lambda: says(None),
         "a hang": hang,
         "a closed connection": lambda: response(0),
     }
@@ -149,8 +148,8 @@ def test_what_passes_is_asked_again_at_once_and_leaves_no_trace(
     monkeypatch: pytest.MonkeyPatch,
     status: int,
 ) -> None:
-    # pauses of the openai package where the server names none
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
+    # pauses where the server names none
+    monkeypatch.setattr("ragkit.models.retries.FIRST_PAUSE_S", 0.001)
     seen: set[str] = set()
 
     def reply(request: dict[str, Any]) -> Any:
@@ -182,8 +181,8 @@ def test_an_answer_that_comes_in_pieces_is_an_answer(
 @pytest.mark.parametrize(
     "content",
     ["I am sorry, I cannot do that.", '{"pairs": [{"question": "How lo', "[[[[" * 1_000,
-     "\ud83d half a character", '{"pairs": [["How long?", "8 hours"]]}'],
-    ids=["prose", "cut", "brackets", "surrogate", "lists"],
+     "\ud83d half a character", '{"pairs": [["How long?", "8 hours"]]}', ""],
+    ids=["prose", "cut", "brackets", "surrogate", "lists", "empty"],
 )  # fmt: skip
 def test_an_answer_that_cannot_be_read_is_set_aside_and_not_bought_again(
     stage: Callable[..., Path],
@@ -258,6 +257,65 @@ def test_a_wrong_key_is_one_message_after_one_request(
     ]
     assert "Traceback" not in err
     assert len(chat_server.requests) == 1
+
+
+@pytest.mark.parametrize("end", ["a limit", "a refusal", "Ctrl-C"])
+def test_a_run_that_is_ended_says_what_it_has_cost(
+    stage: Callable[..., Path],
+    values: dict[str, Any],
+    chat_server: Any,
+    says: Any,
+    response: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    log_lines: list[str],
+    tmp_path: Path,
+    end: str,
+) -> None:
+    (tmp_path / "prices.yaml").write_text("m: {input: 2000, output: 10000}\n")
+    values["teacher"] |= {"concurrency": 1}
+    values |= {"prices": str(tmp_path / "prices.yaml"), "output": str(tmp_path / "run")}
+    values |= {"max_requests": 3} if end == "a limit" else {}
+
+    def reply(request: dict[str, Any]) -> Any:
+        late = len(chat_server.requests) > 3
+        return response(401, "{}") if late and end == "a refusal" else says(pairs(request))
+
+    chat_server.reply = reply
+    if end == "Ctrl-C":
+        advance, left = Meter.advance, [3]
+
+        def press(meter: Meter, n: int = 1) -> None:
+            advance(meter, n)
+            left[0] -= n if meter.what.startswith("asking") else 0
+            if left[0] <= 0:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Meter, "advance", press)
+    with pytest.raises(KeyboardInterrupt if end == "Ctrl-C" else EndpointError):
+        stage("qa-gen", **values)
+    bought = len(read_jsonl(tmp_path / "run" / "journal.jsonl"))
+    assert bought == 3 or (end == "Ctrl-C" and bought > 3)
+    costs = read_json(tmp_path / "run" / "costs.json")["questions"]
+    assert costs["asked_by_this_start"] == bought
+    # 7 at 2,000 $ and 3 at 10,000 $ a million
+    assert costs["cost_of_this_start_usd"] == pytest.approx(bought * 0.044)
+    said = f"questions: {bought} answers of m bought by this start, "
+    assert any(line.startswith(said) for line in log_lines)
+
+
+@pytest.mark.parametrize(
+    ("styles", "said"),
+    [
+        (["factoid", "factoid"], "styles: factoid is named twice"),
+        *(([name], f"styles: {name} is a template of another use, and no style")
+          for name in ("answer", "critic", "instructions", "reading", "unanswerable")),
+    ],
+)  # fmt: skip
+def test_what_is_no_list_of_styles_is_refused(
+    stage: Callable[..., Path], values: dict[str, Any], styles: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        stage("qa-gen", **{**values, "styles": styles})
 
 
 @pytest.mark.parametrize("disk", ["full", "full of half a line"])
