@@ -130,6 +130,8 @@ class OpenAIAnswers:
         """Ask for each question, `concurrency` at a time."""
         chats = [messages(e, found) for e, found in zip(examples, passages, strict=True)]
         for i, reply in self.client.ask_all(chats):
+            if not reply.text:  # it failed to answer, which is not to say that there is no answer
+                continue
             latency_ms, abstained = reply.seconds * 1000, is_refusal(reply.text)
             yield i, Answer(reply.text, abstained, latency_ms, usage=reply.usage)
 

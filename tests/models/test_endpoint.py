@@ -296,6 +296,19 @@ def test_a_server_that_goes_away_after_an_answer_is_waited_for(
     assert len(pauses) == 4 * 10  # of each of ten in a row
 
 
+def test_a_server_that_goes_away_after_an_error_had_been_there(
+    chat_server: Any, client: Callable[..., Client], response: Any, pauses: list[float]
+) -> None:
+    def reply(_: object) -> Any:
+        chat_server.socket.close()
+        return response(503, "{}", {"Connection": "close"})
+
+    chat_server.reply = reply
+    with pytest.raises(EndpointError, match="cannot be reached"):
+        client(max_retries=4).ask(HELLO)
+    assert len(pauses) == 4
+
+
 @pytest.mark.parametrize("key", ["sk-\u043a\u043b\u044e\u0447", "sk-a\nb", "sk-a\x00b"])
 def test_what_can_be_no_key_is_refused_without_being_shown(
     client: Callable[..., Client], monkeypatch: pytest.MonkeyPatch, key: str

@@ -141,6 +141,14 @@ def test_a_question_that_the_server_fails_on_has_no_answer_yet(
     assert [a and a.text for a in found] == ["fine", None, "fine"]
 
 
+def test_an_empty_answer_of_the_server_is_no_abstention_but_a_failure(
+    chat_server: Any, says: Any
+) -> None:
+    chat_server.reply = lambda r: says("" if "question 1" in str(r) else "fine")
+    found = all_answers(openai_answerer(chat_server), questions(3), [[A]] * 3)
+    assert [a and a.text for a in found] == ["fine", None, "fine"]
+
+
 def test_a_refused_key_is_an_error(chat_server: Any, response: Any) -> None:
     chat_server.reply = lambda _: response(401)
     with pytest.raises(EndpointError, match="OPENAI_API_KEY is refused"):
