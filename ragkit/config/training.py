@@ -1,21 +1,114 @@
 """How a model is trained: the objective, and how long, how fast and in what steps."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from ragkit.config.blocks import Block, Precision
+from ragkit.config.blocks import Block, EncoderOptions, ModelRef, Precision
+
+
+class Guide(Block):
+    """Another encoder that says which candidates are no negatives (GISTEmbed)."""
+
+    model: ModelRef = Field(description="an encoder: hub name, folder or run directory")
+    margin: float = Field(
+        0.0, description="leave out candidates this much above the positive's guide similarity"
+    )
+    encoder: EncoderOptions = EncoderOptions()
+
+
+class Distillation(Block):
+    """A term that teaches the scores of a reranker, read from the examples' `scores`."""
+
+    method: Literal["kl", "margin_mse"] = Field("kl", description="of scores: softmax or margins")
+    weight: float = Field(1.0, gt=0, description="of this term beside the contrastive one")
+    contrastive_weight: float = Field(
+        1.0, ge=0, description="of the contrastive term; 0: distillation alone"
+    )
+    teacher_temperature: float = Field(1.0, gt=0, description="the teacher's scores are divided")
+    student_temperature: float | None = Field(
+        None, gt=0, description="the encoder's are divided; unset: loss.temperature"
+    )
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Contrastive(Block):
-    """The contrastive loss over in-batch passages and hard negatives."""
+    """The contrastive loss over in-batch passages and hard negatives, and what goes with it."""
 
     temperature: float = Field(0.05, gt=0, description="similarities are divided by it")
     n_negatives: int = Field(1, ge=0, description="hard negatives a question, drawn each epoch")
-    symmetric: float = Field(0.0, ge=0, lt=1, description="share of the passage-to-query term")
+    hard_neg_ratio: float | None = Field(
+        None,
+        gt=0,
+        description="instead: hard negatives a batch, drawn from those of all its questions, "
+        "as a share of its size (LocalRQA's CTL)",
+    )
+    cross_device: bool = Field(
+        True, description="on several devices, the passages of all are candidates"
+    )
+    symmetric: Share | Literal["dalm", "docchat"] = Field(
+        0.0,
+        description="share of the passage-to-query term; dalm: 0.5; "
+        "docchat: 1 / (1 + passages a question)",
+    )
     false_negative_margin: float | None = Field(
         None, description="leave out candidates this much above the positive's similarity"
     )
+    guide: Guide | None = Field(None, description="another encoder finds false negatives")
+    distillation: Distillation | None = Field(None, description="learn a reranker's scores too")
+    matryoshka: list[PositiveInt] = Field(
+        [], description="train the first so many dimensions too, e.g. [384, 256, 128, 64]"
+    )
+    matryoshka_weights: list[PositiveFloat] = Field(
+        [], description="of the losses at these dimensions; unset: 1 each"
+    )
+    cached: bool = Field(
+        False, description="encode in parts, twice: batches beyond the memory (GradCache)"
+    )
+    chunk_tokens: int = Field(16_384, gt=0, description="tokens encoded together where cached")
+
+    @property
+    def passages_per_query(self) -> float:
+        """Positive and hard negatives of a question, on average."""
+        return 1 + (self.n_negatives if self.hard_neg_ratio is None else self.hard_neg_ratio)
+
+    @property
+    def passage_share(self) -> float:
+        """The share of the passage-to-query term, as a number."""
+        named = {"dalm": 0.5, "docchat": 1 / (1 + self.passages_per_query)}
+        return named[self.symmetric] if isinstance(self.symmetric, str) else self.symmetric
+
+    @property
+    def hard_negatives(self) -> bool:
+        """Whether any are drawn."""
+        return self.passages_per_query > 1
+
+    @model_validator(mode="after")
+    def _check_negatives(self) -> Self:
+        if self.hard_neg_ratio is not None and "n_negatives" in self.model_fields_set:
+            raise ValueError("hard_neg_ratio: draws the hard negatives instead of n_negatives")
+        if self.distillation and not self.hard_negatives:
+            raise ValueError("distillation: needs hard negatives, and n_negatives is 0")
+        return self
+
+    @model_validator(mode="after")
+    def _check_matryoshka(self) -> Self:
+        if len(set(self.matryoshka)) < len(self.matryoshka):
+            raise ValueError(f"matryoshka: {self.matryoshka} names a dimension twice")
+        if self.matryoshka_weights and len(self.matryoshka_weights) != len(self.matryoshka):
+            raise ValueError(
+                f"matryoshka_weights: {len(self.matryoshka_weights)} weights for "
+                f"{len(self.matryoshka)} dimensions of matryoshka"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_cached(self) -> Self:
+        if "chunk_tokens" in self.model_fields_set and not self.cached:
+            raise ValueError("chunk_tokens: goes with cached: true")
+        return self
 
 
 class Remining(Block):

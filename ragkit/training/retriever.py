@@ -7,7 +7,7 @@ caller. Where examples, negatives and results come from and go to is the stage's
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,21 @@ from transformers import (
 from ragkit.config.training import Contrastive, TrainLoop
 from ragkit.data.files import write_json, write_jsonl
 from ragkit.data.schema import Example, Passage, known_positives
-from ragkit.errors import DataError
 from ragkit.log import Meter, logger
 from ragkit.models.devices import pick_device, use_bf16
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval.encode import count_cut
 from ragkit.retrieval.searchers import query_text
-from ragkit.training.collate import PairCollator, PairDataset, TokenIds
+from ragkit.training.collate import (
+    PairCollator,
+    PairDataset,
+    TokenIds,
+    check_contrast,
+    passage_table,
+)
 from ragkit.training.contrastive import ContrastiveModel
+from ragkit.training.finite import LossWatch
+from ragkit.training.guide import guide_vectors
 from ragkit.training.remining import Remine, RemineNegatives
 
 Evaluate = Callable[[Encoder], Mapping[str, float]]
@@ -92,30 +99,40 @@ def train_retriever(
     remine: gives the examples new negatives, every so many epochs, by the encoder as it then is
     score: dev metrics of an encoder, `metric` among them; None: no selection, the last step is kept
     Raises:
-        DataError: no example has a positive.
-        ModelError: the loss is not a number.
+        DataError: no example has a positive, or a loss has nothing to go by.
+        ModelError: the loss is not a number; bad-batch.json in `folder` says which batch.
     """
-    dataset = PairDataset(examples, loss.n_negatives, seed)
-    if not len(dataset):
-        raise DataError("no training example has a passage that answers it (positive_ids)")
+    n_negatives = loss.n_negatives if loss.hard_neg_ratio is None else None
+    dataset = PairDataset(examples, n_negatives, seed)
+    check_contrast(dataset.examples, loss, loop.batch_size)
     if loop.dropout is not None:
         _set_dropout(encoder, loop.dropout)
     checkpoint = last_checkpoint(folder / "checkpoints")
     arguments = _arguments(folder / "checkpoints", loop, len(dataset), seed)
     if score is not None:
         arguments |= _selection(metric, arguments["save_strategy"], checkpoint is not None)
-    model = ContrastiveModel(encoder, loss)
+    watch = LossWatch(folder)
+    model = ContrastiveModel(encoder, loss, watch)
     passages: dict[str, TokenIds] = {}  # grows where negatives are mined again
     learn = partial(_tokenize_passages, encoder, corpus, passages)
     learn(dataset.examples)
+    trainer_arguments = TrainingArguments(**arguments)
+    with trainer_arguments.main_process_first(desc="encoding with the guide"):
+        guide = guide_vectors(loss.guide, dataset.examples, corpus, folder) if loss.guide else None
     trainer = RetrieverTrainer(
         model=model,
-        args=TrainingArguments(**arguments),
+        args=trainer_arguments,
         train_dataset=dataset,
         eval_dataset=dataset if score else None,  # the Trainer asks for one; `evaluate` is ours
-        data_collator=_collator(encoder, dataset.examples, passages),
-        callbacks=[_Progress(folder, loop.batch_size * loop.gradient_accumulation, dataset)],
-    )
+        data_collator=replace(
+            _collator(encoder, dataset.examples, passages),
+            loss=loss, batch_size=loop.batch_size, guide=guide,
+        ),
+        callbacks=[
+            _Progress(folder, loop.batch_size * loop.gradient_accumulation, dataset),
+            _Watched(watch),
+        ],
+    )  # fmt: skip
     if score is not None:
         trainer.score = score
         if loop.patience:
@@ -192,8 +209,7 @@ def _tokenize_passages(
     examples: Sequence[Example],
 ) -> None:
     """Add the tokens of the passages that examples name and that are not in `passages` yet."""
-    named = dict.fromkeys(i for e in examples for i in (*e.positive_ids, *e.negative_ids))
-    needed = [i for i in named if i not in passages]
+    needed = [i for i in passage_table(examples) if i not in passages]
     token_ids = encoder.tokenize([corpus[i].rendered for i in needed], "passage")
     tower = encoder.tower("passage")
     if cut := count_cut(tower, token_ids):
@@ -246,6 +262,29 @@ def _selection(metric: str, strategy: str, resumed: bool) -> dict[str, Any]:
         "greater_is_better": True,
         "restore_callback_states_from_checkpoint": True,
     }
+
+
+class _Watched(TrainerCallback):  # type: ignore[misc]
+    """Checks the losses before anything is logged, measured or saved."""
+
+    def __init__(self, watch: LossWatch) -> None:
+        self.watch = watch
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if (
+            control.should_log
+            or control.should_evaluate
+            or control.should_save
+            or control.should_training_stop
+        ):
+            self.watch.check()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.watch.check()
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]

@@ -1,9 +1,16 @@
 """Batches: each passage once, known positives masked, negatives drawn afresh and reproducibly."""
 
-import pytest
+import math
+from typing import Any
 
+import pytest
+import torch
+
+from ragkit.config.training import Contrastive
 from ragkit.data.schema import Example, Turn, known_positives
-from ragkit.training.collate import Pair, PairCollator, PairDataset
+from ragkit.errors import DataError
+from ragkit.training.candidates import candidates
+from ragkit.training.collate import Pair, PairCollator, PairDataset, check_contrast
 
 POOL = tuple(f"n{i}" for i in range(8))
 
@@ -18,6 +25,11 @@ def collator(*examples: Example) -> PairCollator:
     )
 
 
+def ignored(batch: dict[str, Any]) -> list[list[bool]]:
+    """Return for each query which passages of the batch are no negatives of it."""
+    return candidates(batch["rows"]).ignore.tolist()
+
+
 def test_each_distinct_passage_is_encoded_once() -> None:
     a = Example("a", "a?", positive_ids=("p1",), negative_ids=("p2", "p3"))
     b = Example("b", "b?", positive_ids=("p1",), negative_ids=("p3",))
@@ -26,10 +38,11 @@ def test_each_distinct_passage_is_encoded_once() -> None:
     batch = collator(a, b, c)(pairs)
     assert batch["token_ids"] == [[1], [2], [3], [101], [102], [103]]
     assert batch["n_queries"] == 3
-    assert batch["positive"].tolist() == [0, 0, 1]
-    assert batch["ignore"].shape == (3, 3)
-    assert not batch["ignore"].any()
+    assert batch["rows"]["positive"].tolist() == [0, 0, 1]
+    assert batch["rows"]["passages"].tolist() == [0, 1, 2]
+    assert ignored(batch) == [[False] * 3] * 3
     assert batch["example_ids"] == ["a", "b", "c"]
+    assert batch["passage_ids"] == ["p1", "p2", "p3"]
 
 
 def test_other_positives_of_a_question_are_masked_and_its_own_is_not() -> None:
@@ -37,8 +50,8 @@ def test_other_positives_of_a_question_are_masked_and_its_own_is_not() -> None:
     b = Example("b", "b?", positive_ids=("p2",))
     batch = collator(a, b)([Pair(a, "p1", ("p3",)), Pair(b, "p2", ())])
     # columns: p1, p2, p3
-    assert batch["positive"].tolist() == [0, 1]
-    assert batch["ignore"].tolist() == [[False, True, False], [False, False, False]]
+    assert batch["rows"]["positive"].tolist() == [0, 1]
+    assert ignored(batch) == [[False, True, False], [False, False, False]]
 
 
 def test_all_positives_of_the_same_question_are_masked_whichever_example_names_them() -> None:
@@ -48,7 +61,7 @@ def test_all_positives_of_the_same_question_are_masked_whichever_example_names_t
     other = Example("d", "Which?", positive_ids=("p3",))
     pairs = [Pair(a, "p1", ()), Pair(b, "p2", ()), Pair(other, "p3", ())]
     batch = collator(a, b, elsewhere, other)(pairs)
-    assert batch["ignore"].tolist() == [
+    assert ignored(batch) == [
         [False, True, True],
         [True, False, True],
         [False, False, False],
@@ -59,14 +72,14 @@ def test_the_same_words_after_another_conversation_are_another_question() -> Non
     a = Example("a", "And then?", positive_ids=("p1",), history=(Turn("user", "The pump stops."),))
     b = Example("b", "And then?", positive_ids=("p2",), history=(Turn("user", "The fuse blows."),))
     batch = collator(a, b)([Pair(a, "p1", ()), Pair(b, "p2", ())])
-    assert not batch["ignore"].any()
+    assert ignored(batch) == [[False, False], [False, False]]
 
 
 def test_a_negative_that_became_a_positive_is_masked() -> None:
     a = Example("a", "a?", positive_ids=("p1",), negative_ids=("p2",))
     relabelled = Example("b", "a?", positive_ids=("p2",))
     batch = collator(a, relabelled)([Pair(a, "p1", ("p2",))])
-    assert batch["ignore"].tolist() == [[False, True]]
+    assert ignored(batch) == [[False, True]]
 
 
 def test_examples_without_positives_are_left_out() -> None:
@@ -113,3 +126,89 @@ def test_every_positive_has_its_turn() -> None:
         dataset.begin_epoch(epoch)
         seen.add(dataset[0].positive_id)
     assert seen == {"p1", "p2", "p3"}
+
+
+def test_negatives_of_the_batch_are_drawn_from_those_of_all_its_questions() -> None:
+    """LocalRQA's pooled sample: a share of the batch size, whoever the negatives belong to."""
+    examples = [Example(f"q{i}", f"{i}?", (), (f"p{i}",), POOL[i:]) for i in range(8)]
+    whole = collator(*examples)
+    loss = Contrastive(hard_neg_ratio=0.4)
+    pooled = PairCollator(whole.queries, whole.passages, whole.known, loss, batch_size=8)
+    dataset = PairDataset(examples, None, 0)
+    drawn = set()
+    for epoch in range(30):
+        dataset.begin_epoch(epoch)
+        pairs = [dataset[i] for i in range(8)]
+        batch = pooled(pairs)
+        assert batch["passage_ids"][:8] == [f"p{i}" for i in range(8)]
+        assert batch["passage_ids"] == pooled(pairs)["passage_ids"]  # again: the same
+        negatives = batch["passage_ids"][8:]
+        assert len(set(negatives)) == 3  # 0.4 * 8, rounded
+        drawn.update(negatives)
+    assert drawn == set(POOL)
+
+
+def test_a_pooled_negative_is_never_a_positive_of_the_batch_and_there_is_at_least_one() -> None:
+    a = Example("a", "a?", positive_ids=("p1",), negative_ids=("p2", "p3"))
+    b = Example("b", "b?", positive_ids=("p2",), negative_ids=("p1",))
+    whole = collator(a, b)
+    pooled = PairCollator(
+        whole.queries, whole.passages, whole.known, Contrastive(hard_neg_ratio=0.05)
+    )
+    dataset = PairDataset([a, b], None, 0)
+    assert pooled([dataset[0], dataset[1]])["passage_ids"] == ["p1", "p2", "p3"]
+
+
+def test_what_a_batch_can_hold_at_most_follows_from_its_size() -> None:
+    example = Example("a", "a?", positive_ids=("p1",))
+    whole = collator(example)
+
+    def limits(size: int | None, **loss: Any) -> object:
+        made = PairCollator(whole.queries, whole.passages, whole.known, Contrastive(**loss), size)
+        return made([Pair(example, "p1", ())])["rows"]["limits"]
+
+    assert limits(16, n_negatives=3) == (16, 64)
+    assert limits(16, hard_neg_ratio=0.25) == (16, 20)
+    assert limits(None) is None
+
+
+def test_the_teachers_scores_of_what_was_drawn_come_with_the_batch() -> None:
+    a = Example("a", "a?", (), ("p1",), ("p2", "p3"), scores={"p1": 9.0, "p2": 1.5, "p3": -2.0})
+    b = Example("b", "b?", (), ("p2",), ("p1",), scores={"p2": 4.0})
+    c = Example("c", "c?", (), ("p4",), ("p1",), scores={"p1": 4.0})
+    whole = collator(a, b, c)
+    loss = Contrastive(distillation={"method": "kl"})
+    taught = PairCollator(whole.queries, whole.passages, whole.known, loss)
+    batch = taught([Pair(a, "p1", ("p3",)), Pair(b, "p2", ("p1",)), Pair(c, "p4", ("p1",))])
+    assert batch["passage_ids"] == ["p1", "p2", "p4", "p3"]
+    # b has no score of a second candidate and c none of its positive: both are left out
+    nan = math.nan
+    expected = torch.tensor([[9.0, 1.5, nan, -2.0], [nan] * 4, [nan] * 4])
+    torch.testing.assert_close(batch["teacher"], expected, equal_nan=True)
+
+
+def test_one_passage_gives_nothing_to_contrast() -> None:
+    examples = [Example("a", "a?", positive_ids=("p1",)), Example("b", "b?", positive_ids=("p1",))]
+    with pytest.raises(DataError, match=r"nothing to contrast: .* one passage only \(p1\)"):
+        check_contrast(examples, Contrastive(), 64)
+
+
+def test_a_question_alone_in_its_batch_gives_nothing_to_contrast() -> None:
+    examples = [Example("a", "a?", positive_ids=("p1",)), Example("b", "b?", positive_ids=("p2",))]
+    with pytest.raises(DataError, match="loop.batch_size is 1"):
+        check_contrast(examples, Contrastive(), 1)
+    check_contrast(examples, Contrastive(), 2)
+    check_contrast([Example("a", "a?", (), ("p1",), ("p2",))], Contrastive(), 1)
+
+
+def test_distillation_without_scores_is_an_error_and_missing_ones_are_counted_once(
+    log_lines: list[str],
+) -> None:
+    loss = Contrastive(distillation={})
+    bare = Example("a", "a?", (), ("p1",), ("p2",))
+    scored = Example("b", "b?", (), ("p1",), ("p2",), scores={"p1": 1.0, "p2": 0.0})
+    with pytest.raises(DataError, match="no training example has a teacher's scores"):
+        check_contrast([bare], loss, 4)
+    check_contrast([bare, scored, scored], loss, 4)
+    (line,) = log_lines
+    assert line.startswith("1 of 3 training examples have no teacher's scores")

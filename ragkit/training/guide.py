@@ -1,0 +1,34 @@
+"""A guide's vectors of all training texts, computed once: what GISTEmbed masks negatives with.
+
+They are written to files beside the checkpoints and memory-mapped from there; an interrupted run
+finds them again.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ragkit.config.training import Guide
+from ragkit.data.schema import Example, Passage
+from ragkit.models.encoder import Encoder
+from ragkit.retrieval.encode import Vectors, encode
+from ragkit.retrieval.searchers import query_text
+from ragkit.training.collate import passage_table
+
+
+def guide_vectors(
+    guide: Guide, examples: Sequence[Example], corpus: Mapping[str, Passage], folder: Path
+) -> tuple[Vectors, Vectors]:
+    """Return the guide's vectors of the questions, as given, and of `passage_table`'s passages.
+
+    Raises:
+        ModelError: the guide cannot be loaded.
+    """
+    encoder = Encoder.load(guide.model, guide.encoder)
+    folder = folder / "guide"
+    folder.mkdir(parents=True, exist_ok=True)
+    queries = [query_text(e) for e in examples]
+    passages = [corpus[i].rendered for i in passage_table(examples)]
+    return (
+        encode(encoder, queries, "query", guide.encoder, folder / "queries.npy"),
+        encode(encoder, passages, "passage", guide.encoder, folder / "passages.npy"),
+    )
