@@ -25,6 +25,16 @@ class _Seen:
     ids: dict[str, list[str]]
 
 
+def copied_to_host(loss: Tensor) -> tuple[Tensor, Any]:
+    """Return a tensor on the CPU that will hold the value, and the event after which it does."""
+    if loss.device.type != "cuda":
+        return loss.cpu(), None
+    value = loss.to("cpu", non_blocking=True)
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record()
+    return value, arrived
+
+
 class LossWatch:
     """Stops training at a loss that is not a number, and says which batch it was.
 
@@ -43,13 +53,8 @@ class LossWatch:
         Raises:
             ModelError: one of them is not a number.
         """
-        loss = loss.detach()
-        arrived = None
-        if loss.device.type == "cuda":
-            loss = loss.to("cpu", non_blocking=True)
-            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            arrived.record()
-        self._waiting.append(_Seen(loss, arrived, ids))
+        value, arrived = copied_to_host(loss.detach())
+        self._waiting.append(_Seen(value, arrived, ids))
         while self._waiting and (
             self._waiting[0].arrived is None or self._waiting[0].arrived.query()
         ):

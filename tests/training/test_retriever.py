@@ -294,8 +294,11 @@ def test_a_loss_that_is_not_a_number_names_its_examples(
     with torch.no_grad():
         encoder.model.embeddings.word_embeddings.weight[broken] = math.nan
     only = [e for e in EXAMPLES if "fuse" in e.question]
-    with pytest.raises(ModelError, match="the loss is nan .* examples q6"):
-        train(encoder, tmp_path, examples=only)
+    with pytest.raises(ModelError, match="the loss is nan .* examples q6 "):
+        train(encoder, tmp_path, examples=[*only, EXAMPLES[0]], batch_size=1)
+    bad = json.loads((tmp_path / "bad-batch.json").read_text())
+    assert (bad["example_ids"], bad["passage_ids"][0]) == (["q6"], "p6")
+    assert not list((tmp_path / "checkpoints").glob("checkpoint-*"))
 
 
 def collate(encoder: Encoder, examples: list[Example]) -> dict[str, Any]:
