@@ -87,7 +87,7 @@ class Contrastive(Block):
 
     @model_validator(mode="after")
     def _check_negatives(self) -> Self:
-        if self.hard_neg_ratio is not None and "n_negatives" in self.model_fields_set:
+        if self.hard_neg_ratio is not None and self._is_changed("n_negatives"):
             raise ValueError("hard_neg_ratio: draws the hard negatives instead of n_negatives")
         if self.distillation and not self.hard_negatives:
             raise ValueError("distillation: needs hard negatives, and n_negatives is 0")
@@ -106,9 +106,12 @@ class Contrastive(Block):
 
     @model_validator(mode="after")
     def _check_cached(self) -> Self:
-        if "chunk_tokens" in self.model_fields_set and not self.cached:
+        if self._is_changed("chunk_tokens") and not self.cached:
             raise ValueError("chunk_tokens: goes with cached: true")
         return self
+
+    def _is_changed(self, name: str) -> bool:
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
 
 
 class Remining(Block):

@@ -117,7 +117,7 @@ def train_retriever(
     learn = partial(_tokenize_passages, encoder, corpus, passages)
     learn(dataset.examples)
     trainer_arguments = TrainingArguments(**arguments)
-    with trainer_arguments.main_process_first(desc="encoding with the guide"):
+    with trainer_arguments.main_process_first(local=False, desc="encoding with the guide"):
         guide = guide_vectors(loss.guide, dataset.examples, corpus, folder) if loss.guide else None
     trainer = RetrieverTrainer(
         model=model,
