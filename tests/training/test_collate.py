@@ -156,7 +156,9 @@ def test_a_pooled_negative_is_never_a_positive_of_the_batch_and_there_is_at_leas
         whole.queries, whole.passages, whole.known, Contrastive(hard_neg_ratio=0.05)
     )
     dataset = PairDataset([a, b], None, 0)
-    assert pooled([dataset[0], dataset[1]])["passage_ids"] == ["p1", "p2", "p3"]
+    for epoch in range(10):
+        dataset.begin_epoch(epoch)
+        assert pooled([dataset[0], dataset[1]])["passage_ids"] == ["p1", "p2", "p3"]
 
 
 def test_what_a_batch_can_hold_at_most_follows_from_its_size() -> None:
