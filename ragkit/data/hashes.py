@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-_RECENT = 1 << 15
+_RECENT = 1 << 12
 
 
 class HashTable:

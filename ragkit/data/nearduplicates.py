@@ -66,38 +66,40 @@ class Neighbours:
     """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
-        self._texts: list[tuple[Sequence[str], int]] = []
-        self._with: dict[str, array[int]] = {}
+        self._texts: list[Sequence[str]] = []
+        self._with: dict[int, dict[str, array[int]]] = {}  # by figures, then by word
         for text in texts:
             self.add(text)
 
     def add(self, text: str) -> None:
         """Add a text."""
         tokens = [sys.intern(word) for word in words(text)]  # a word is in memory once
+        among = self._with.setdefault(hash(figures(text)), {})
         for word in set(tokens):
-            self._with.setdefault(word, array("I")).append(len(self._texts))
-        self._texts.append((tokens, hash(figures(text))))
+            among.setdefault(word, array("I")).append(len(self._texts))
+        self._texts.append(tokens)
 
     def near(self, text: str, least: float) -> int | None:
         """Return the first text, counted from 0, whose ROUGE-L F1 with this reaches `least`."""
-        tokens, marks = words(text), hash(figures(text))
+        tokens = words(text)
+        among = self._with.get(hash(figures(text)), {})
         # F1 = 2 c / (a + b) with c words in common; c <= b, so c is at least this for any b:
         common = max(ceil(least * len(tokens) / (2 - least) - 1e-9), 1)
         counts = Counter(tokens)
-        rare = sorted(counts, key=lambda word: len(self._with.get(word, ())))
+        rare = sorted(counts, key=lambda word: len(among.get(word, ())))
         candidates: set[int] = set()
         missed = 0  # words that a text with none of those before has not
         for word in rare:
             if missed > len(tokens) - common:
                 break
-            candidates.update(self._with.get(word, ()))
+            candidates.update(among.get(word, ()))
             missed += counts[word]
         for i in sorted(candidates):
-            other, other_marks = self._texts[i]
-            if marks != other_marks:
+            other = self._texts[i]
+            wanted = least * (len(tokens) + len(other)) - 1e-9
+            if 2 * min(len(tokens), len(other)) < wanted:
                 continue
-            most = min(sum(counts[w] for w in counts.keys() & set(other)), len(other))
-            total = len(tokens) + len(other)
-            if 2 * most >= least * total - 1e-9 and overlap_f1(tokens, other) >= least:
+            most = sum(counts[word] for word in counts.keys() & set(other))
+            if 2 * most >= wanted and overlap_f1(tokens, other) >= least:
                 return i
         return None

@@ -39,7 +39,7 @@ def questions(path: Path) -> list[Example]:
     return [example(r) for r in kept]
 
 
-def main(source: Path, target: Path) -> None:
+def prepare(source: Path, target: Path) -> None:
     """Write corpus.jsonl, train.jsonl, dev.jsonl and test.jsonl."""
     corpus = unique_passages(as_passages(read_documents(source / "corpus.jsonl", Columns())))
     train = questions(source / "qa_train.jsonl")
@@ -58,4 +58,4 @@ def main(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    prepare(Path(sys.argv[1]), Path(sys.argv[2]))
