@@ -57,8 +57,9 @@ def main() -> None:
     try:
         app()
     except RagkitError as error:
+        rank = "" if log.is_main_process() else f" (rank {os.environ['RANK']})"
         for line in str(error).splitlines():
-            typer.echo(f"ragkit: {line}", err=True)
+            typer.echo(f"ragkit{rank}: {line}", err=True)
         sys.exit(1)
 
 
@@ -74,7 +75,8 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
 
         module = stage.load()
         path = run_stage(stage.name, module, _build(stage, source), sys.argv, given["restart"])
-        _print(module.show(path))
+        if log.is_main_process():
+            _print(module.show(path))
 
     kind = list[str] if stage.several else str
     argument = Annotated[kind | None, typer.Argument(metavar=stage.metavar)]  # type: ignore[valid-type]

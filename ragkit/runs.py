@@ -3,6 +3,8 @@
 A run directory belongs to one command with one configuration and one set of inputs. The same
 command on it again goes on where it was, or finds all done; anything else is refused with the
 differences.
+Where torchrun starts a command in several processes, rank 0 alone opens, locks and writes the
+directory; the others wait for it and read.
 What a command does is not this module's business.
 """
 
@@ -30,7 +32,8 @@ from ragkit import log
 from ragkit.config.blocks import StageConfig, consumed
 from ragkit.data.files import atomic_write, read_json, sha256_file, sha256_text, write_json
 from ragkit.errors import RunError
-from ragkit.log import logger
+from ragkit.log import is_main_process, logger
+from ragkit.models import ranks
 from ragkit.models.resolve import local_model
 
 _PACKAGES = (
@@ -48,11 +51,13 @@ class Run:
 
     done: everything was finished by an earlier process
     timings: seconds of each named part, kept in run.json
+    main: this process writes to it; of several, rank 0
     """
 
     path: Path
     done: bool
     timings: dict[str, float] = field(default_factory=dict)
+    main: bool = True
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -94,14 +99,60 @@ def open_run(
     argv: list[str],
     restart: bool = False,
     reopen: Callable[[Path], bool] | None = None,
+    distributed: bool = False,
 ) -> Iterator[Run]:
     """Open, create or resume the run directory of a command.
 
     restart: move what is there aside and begin anew
     reopen: says whether a finished run is to be gone through again
+    distributed: the command can work in several processes
     Raises:
-        RunError: locked by another process, unwritable, or of another command, config or input.
+        RunError: locked by another process, unwritable, or of another command, config or input;
+            several processes for a command that works in one.
     """
+    arguments = (command, config, argv, restart, reopen)
+    if ranks.count() == 1:
+        with _opened(*arguments) as run:
+            yield run
+        return
+    if not distributed:
+        raise RunError(
+            f"ragkit {command} works in one process, and WORLD_SIZE is {ranks.count()}; "
+            "torchrun is for `ragkit train-retriever`"
+        )
+    with ranks.joined(), _led(*arguments) if is_main_process() else _followed() as run:
+        yield run
+
+
+@contextlib.contextmanager
+def _led(*arguments: Any) -> Iterator[Run]:
+    """Open the run directory and tell the other processes, who wait in `_followed`."""
+    with contextlib.ExitStack() as stack:
+        run: Run | None = None
+        try:
+            run = stack.enter_context(_opened(*arguments))
+        finally:
+            ranks.decided(lambda: run and Run(run.path, run.done, main=False))
+        yield run
+
+
+@contextlib.contextmanager
+def _followed() -> Iterator[Run]:
+    """Wait until rank 0 has opened the run directory; end where it could not and has said why."""
+    run: Run | None = ranks.decided(lambda: None)
+    if run is None:
+        raise SystemExit(1)
+    yield run
+
+
+@contextlib.contextmanager
+def _opened(
+    command: str,
+    config: StageConfig,
+    argv: list[str],
+    restart: bool,
+    reopen: Callable[[Path], bool] | None,
+) -> Iterator[Run]:
     path = config.output or default_path(command, config)
     _make_folder(path)
     lock = filelock.FileLock(path / ".lock")
@@ -132,7 +183,7 @@ def open_run(
 
 def _supervised(run: Run, record: dict[str, Any]) -> Iterator[Run]:
     """Yield the run with provenance written before and status written after."""
-    record |= {"provenance": provenance()}
+    record |= {"processes": ranks.count(), "provenance": provenance()}
     # run.json comes first: by it a run that is killed now is known as one
     write_json(run / "run.json", {**record, "timings": run.timings, "status": "running"})
     with atomic_write(run / "config.yaml") as f:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from ragkit.config.blocks import Block, EncoderOptions, ModelRef, Precision
+from ragkit.config.blocks import Block, EncoderOptions, InputPath, ModelRef, Precision
 
 
 class Guide(Block):
@@ -163,7 +163,21 @@ class TrainLoop(Block):
     device: Literal["auto", "cpu"] = Field(
         "auto", description="auto: an accelerator if there is one"
     )
-    report_to: list[str] = Field([], description="tensorboard, wandb, trackio, ...")
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        [], description="where the history goes too"
+    )
+    deepspeed: InputPath | None = Field(
+        None, description="a DeepSpeed file, e.g. configs/deepspeed/zero2.json; under torchrun"
+    )
+    fsdp: InputPath | None = Field(
+        None, description="an FSDP file, e.g. configs/fsdp.json; under torchrun, on GPUs"
+    )
+
+    @model_validator(mode="after")
+    def _one_way_to_shard(self) -> Self:
+        if self.deepspeed and self.fsdp:
+            raise ValueError("deepspeed, fsdp: one of them; both take the model apart")
+        return self
 
 
 class Lora(Block):

@@ -22,7 +22,7 @@ from typing import IO, Any, TypeVar
 from ragkit.data.compressed import Decompressed
 from ragkit.data.schema import Example, Passage, parse_example, parse_passage, unique_passages
 from ragkit.errors import DataError, RunError
-from ragkit.log import logger
+from ragkit.log import is_main_process, logger
 
 T = TypeVar("T")
 _SHOWN_ERRORS = 10
@@ -188,7 +188,7 @@ class BadLines:
                 count = f"{len(self.found)} bad lines in all (--skip-bad sets them aside)"
                 shown.append(f"{self.path}: {count}")
             raise DataError("\n".join(shown))
-        if self.found and self.skip_bad is not None:
+        if self.found and self.skip_bad is not None and is_main_process():
             # lines of other files stay; this file's may be there from an interrupted run
             others = read_jsonl(self.skip_bad) if self.skip_bad.exists() else []
             records = [r for r in others if r["file"] != str(self.path)]

@@ -3,7 +3,8 @@
 Importing this costs nothing: a stage's module is imported when its command runs. Each module has
 `Config`, `run(config, run)` and `show(path)`; it puts parts together and computes nothing itself.
 Some have `estimate(config)`, lines that `--dry-run` adds, and `reopen(config, path)`, which says
-whether a finished run is to be gone through again.
+whether a finished run is to be gone through again. `DISTRIBUTED = True` lets torchrun start one in
+several processes, of which the one whose `run.main` is true writes.
 """
 
 import importlib

@@ -86,7 +86,8 @@ def run_stage(
     """Run one command in its run directory, unless all is done; return the directory."""
     reopen = getattr(module, "reopen", None)
     again = (lambda path: bool(reopen(config, path))) if reopen else None
-    with open_run(name, config, argv, restart, again) as run:
+    distributed = getattr(module, "DISTRIBUTED", False)
+    with open_run(name, config, argv, restart, again, distributed) as run:
         if not run.done:
             module.run(config, run)
         return run.path

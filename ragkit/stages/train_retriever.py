@@ -6,33 +6,41 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 from rich.console import RenderableType
 
 from ragkit.config.blocks import EMBEDDED, Dense, EncoderOptions, InputPath, ModelRef, beside
 from ragkit.config.training import Contrastive, Lora, Remining, TrainLoop
 from ragkit.data.files import read_examples, read_json
-from ragkit.data.schema import Example, Passage, qrels_of
+from ragkit.data.schema import Example, Passage
 from ragkit.errors import DataError
-from ragkit.evaluation.ranking import deepest, evaluate
-from ragkit.evaluation.summary import mean_scores
+from ragkit.evaluation.ranking import evaluate
 from ragkit.log import logger
 from ragkit.models.adapters import add_adapters, merge_adapters, save_adapters
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval.guards import CorpusWords
 from ragkit.retrieval.negatives import Rules, remine
-from ragkit.retrieval.searchers import DenseSearcher, query_text
 from ragkit.runs import Run
 from ragkit.stages.sources import ExampleSource, read_sources
 from ragkit.training.remining import Remine
 from ragkit.training.retriever import Evaluate, train_retriever, write_summary
+from ragkit.training.selection import dev_corpus, scorer
+
+DISTRIBUTED = True
 
 
 class Config(ExampleSource):
     """Configuration of `train-retriever`."""
 
+    UNCOMPARED = ExampleSource.UNCOMPARED | {"report_to"}
+
     dev: InputPath | None = Field(
         None, description="examples that choose the best checkpoint; unset: dev.jsonl beside"
+    )
+    dev_corpus: Literal["full"] | PositiveInt = Field(
+        "full",
+        description="passages that dev questions are searched in: full, or about so many, the "
+        "positives and mined negatives of dev always among them",
     )
     model: ModelRef = Field(EMBEDDED, description="the encoder to start from")
     encoder: EncoderOptions = EncoderOptions()
@@ -47,6 +55,15 @@ class Config(ExampleSource):
         None, description="mine hard negatives again while training, by the encoder as it then is"
     )
     metric: str = Field("ndcg@10", description="dev metric that chooses the best checkpoint")
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, metric: str) -> str:
+        try:
+            evaluate({}, {}, [metric])
+        except DataError as error:
+            raise ValueError(str(error)) from error
+        return metric
 
     @model_validator(mode="after")
     def _find_dev(self, info: ValidationInfo) -> Self:
@@ -78,6 +95,8 @@ def run(config: Config, run: Run) -> None:
             remine=_reminer(examples, corpus, config.remine, config) if config.remine else None,
             remine_every=config.remine.every if config.remine else 1,
         )
+    if not run.main:
+        return
     if trained.dev_best is not None and trained.dev_best <= (trained.dev_before or 0.0):
         logger.warning("no checkpoint beats the encoder that training began with, on dev")
     if adapters:
@@ -130,18 +149,15 @@ def _reminer(
 
 
 def _scorer(dev: list[Example], corpus: Mapping[str, Passage], config: Config) -> Evaluate:
-    """Return the function that measures an encoder on the dev examples over the whole corpus."""
-    qrels, metric = qrels_of(dev), config.metric
-    if not qrels:
-        raise DataError(f"{config.dev}: no example has positive_ids; nothing can be selected by it")
-    evaluate(qrels, {}, [metric])  # a wrong metric name is told before the work
-    queries = [query_text(e) for e in dev]
+    """Return the function that measures an encoder on dev; say over which passages."""
+    searched = corpus
+    if config.dev_corpus != "full":
+        searched = dev_corpus(corpus, dev, config.dev_corpus, config.seed)
+    sample = "all" if len(searched) == len(corpus) else "a sample of"
+    logger.info(
+        "the best checkpoint is chosen by %s of %d dev questions over %s %d passages",
+        config.metric, len(dev), sample, len(searched),
+    )  # fmt: skip
     options = config.encoder.model_copy(update={"device": config.loop.device})
     dense = Dense(type="dense", model=config.model, encoder=options)
-
-    def score(encoder: Encoder) -> dict[str, float]:
-        found = DenseSearcher(corpus, dense, encoder).search(queries, max(100, deepest([metric])))
-        ranked = dict(zip((e.id for e in dev), found, strict=True))
-        return mean_scores(evaluate(qrels, ranked, [metric]))
-
-    return score
+    return scorer(dev, searched, dense, config.metric)

@@ -16,6 +16,7 @@ from ragkit.data.files import read_jsonl, write_jsonl
 from ragkit.data.schema import Example
 from ragkit.errors import RunError
 from ragkit.log import logger
+from ragkit.models import ranks
 from ragkit.models.encoder import Encoder
 from ragkit.training.collate import PairDataset
 
@@ -28,6 +29,7 @@ class RemineNegatives(TrainerCallback):  # type: ignore[misc]
     remine: gives the examples new negatives; called on rank 0, the others read its file
     every: epochs between two minings; the first is at the start only if no example has negatives
     learn: is told the examples that the dataset has from now on, before they are drawn
+    refresh: brings the encoder up to date before it is mined with; all processes call it together
     """
 
     def __init__(
@@ -38,9 +40,11 @@ class RemineNegatives(TrainerCallback):  # type: ignore[misc]
         remine: Remine,
         every: int,
         learn: Callable[[Sequence[Example]], None],
+        refresh: Callable[[], None],
     ) -> None:
         self.folder, self.dataset, self.encoder = folder, dataset, encoder
         self.remine, self.every, self.learn = remine, every, learn
+        self.refresh = refresh
         self.from_start = not any(e.negative_ids for e in dataset.examples)
 
     def on_epoch_begin(
@@ -53,16 +57,18 @@ class RemineNegatives(TrainerCallback):  # type: ignore[misc]
         if mined_at == 0 and not self.from_start:
             return
         path = negatives_file(self.folder, mined_at)
-        with args.main_process_first(local=False, desc="mining negatives"):
-            if not path.exists():
-                if progress - mined_at > 1e-6:
-                    raise RunError(
-                        f"{path}: missing; the epoch that began with it cannot be gone on with "
-                        "(--restart begins anew)"
-                    )
-                logger.info("epoch %d: mining negatives with the encoder as it is now", epoch)
+        if ranks.decided(lambda: not path.exists()):
+            if progress - mined_at > 1e-6:
+                raise RunError(
+                    f"{path}: missing; the epoch that began with it cannot be gone on with "
+                    "(--restart begins anew)"
+                )
+            logger.info("epoch %d: mining negatives with the encoder as it is now", epoch)
+            self.refresh()
+            if state.is_world_process_zero:
                 negatives = {e.id: e.negative_ids for e in self.remine(self.encoder)}
                 write_jsonl(path, _records(self.dataset.examples, negatives))
+            ranks.wait()
         found = {r["id"]: tuple(r["negative_ids"]) for r in read_jsonl(path)}
         self.dataset.examples = [
             replace(e, negative_ids=found[e.id]) for e in self.dataset.examples

@@ -32,6 +32,7 @@ class Miner:
             self.mine,
             every,
             self.learnt.append,  # type: ignore[arg-type]
+            lambda: None,
         )
 
     def mine(self, _: Any) -> list[Example]:
