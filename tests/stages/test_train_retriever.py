@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from transformers import AutoModel, TrainerCallback
 
 from ragkit.data.files import read_corpus, read_examples, read_json, read_jsonl, write_jsonl
-from ragkit.errors import DataError
+from ragkit.errors import ConfigError, DataError, ModelError
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval.negatives import Rules, remine
 from ragkit.training import callbacks
+from ragkit.training.contrastive import ContrastiveModel
 
 TOPICS = ["fuse", "relay", "valve", "pump", "sensor", "battery", "cable", "display"]
 COLOURS = ["red", "green", "blue", "light", "update", "log", "user", "power"]
@@ -318,3 +319,58 @@ def test_examples_without_passages_train_nothing(
     write_jsonl(data / "train.jsonl", [{"id": "a", "question": "who", "answers": ["me"]}])
     with pytest.raises(DataError, match="no training example has a passage that answers it"):
         stage("train-retriever", **values)
+
+
+def test_a_sample_of_the_corpus_chooses_the_checkpoint_where_asked_and_that_is_said(
+    stage: Callable[..., Path], values: dict[str, Any], tmp_path: Path, log_lines: list[str]
+) -> None:
+    found = []
+    for name, size in (("full", "full"), ("sample", 3)):
+        dev = str(tmp_path / "data" / "few.jsonl")
+        write_jsonl(Path(dev), [{"id": "d", "question": "fuse", "positive_ids": ["fuse"]}])
+        path = stage(
+            "train-retriever",
+            **{**values, "output": str(tmp_path / name)}, dev=dev, dev_corpus=size, metric="mrr@10",
+        )  # fmt: skip
+        found.append(read_json(path / "metrics.json")["metrics"]["dev_mrr@10_before"]["mean"])
+    said = "the best checkpoint is chosen by mrr@10 of 1 dev questions over"
+    assert f"{said} all 8 passages" in log_lines
+    assert f"{said} a sample of 3 passages" in log_lines
+    assert found[1] >= max(found[0], 1 / 3)  # fewer passages to be mistaken for the right one
+
+
+def test_an_unknown_dev_metric_is_refused_with_the_configuration(
+    stage: Callable[..., Path], values: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=r"metric: .*unknown metric 'ndgc@10'.*ndcg@"):
+        stage("train-retriever", **values, metric="ndgc@10")
+
+
+def test_a_loss_that_is_lost_reaches_the_user_and_leaves_the_run_to_be_gone_on_with(
+    stage: Callable[..., Path], values: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = stage("train-retriever", **values)
+    values["output"] = str(tmp_path / "lost")
+    inner, calls = ContrastiveModel.forward, []
+
+    def forward(self: ContrastiveModel, **batch: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 8:
+            batch["token_ids"] = [[]] * len(batch["token_ids"])
+            self.encoder.forward = lambda ids, n: torch.full(  # type: ignore[method-assign]
+                (len(ids), self.encoder.dimensions), torch.nan, requires_grad=True
+            )
+        return inner(self, **batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ContrastiveModel, "forward", forward)
+        with pytest.raises(ModelError, match=r"the loss is nan .*bad-batch.json.*learning rate"):
+            stage("train-retriever", **values)
+    record = read_json(tmp_path / "lost" / "run.json")
+    assert record["status"] == "failed" and "the loss is nan" in record["error"]
+    assert len(read_json(tmp_path / "lost" / "bad-batch.json")["example_ids"]) == 8
+    again = stage("train-retriever", **values)
+    assert torch.equal(
+        weights(again)["embeddings.word_embeddings.weight"],
+        weights(whole)["embeddings.word_embeddings.weight"],
+    )
