@@ -3,6 +3,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.sh
-ragkit_setup dev,docs,serve,quickstart
+ragkit_setup dev,docs,serve,quickstart,deepspeed
 export HF_HUB_OFFLINE=1
 exec python -m pytest "$@"

@@ -139,6 +139,7 @@ class TrainLoop(Block):
     """How long, how fast and in what steps a model is trained."""
 
     epochs: float = Field(3.0, gt=0, description="passes over the examples")
+    max_steps: int | None = Field(None, gt=0, description="instead: steps of the optimiser")
     batch_size: int = Field(64, gt=0, description="examples a device and step")
     gradient_accumulation: int = Field(1, gt=0, description="steps whose gradients are added up")
     learning_rate: float = Field(2e-5, gt=0, description="highest learning rate")
@@ -172,6 +173,12 @@ class TrainLoop(Block):
     fsdp: InputPath | None = Field(
         None, description="an FSDP file, e.g. configs/fsdp.json; under torchrun, on GPUs"
     )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.max_steps is not None and "epochs" in self.model_fields_set:
+            raise ValueError("max_steps: says how long to train, and so does epochs; one of them")
+        return self
 
     @model_validator(mode="after")
     def _one_way_to_shard(self) -> Self:

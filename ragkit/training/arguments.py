@@ -172,13 +172,14 @@ def _check_reporters(names: Sequence[str]) -> None:
 
 def _basic(folder: Path, loop: TrainLoop, n_examples: int, seed: int) -> dict[str, Any]:
     per_epoch = -(-n_examples // (loop.batch_size * loop.gradient_accumulation * ranks.count()))
-    total = max(round(per_epoch * loop.epochs), 1)
+    total = loop.max_steps or max(round(per_epoch * loop.epochs), 1)
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "run_name": str(folder.parent),
         "per_device_train_batch_size": loop.batch_size,
         "gradient_accumulation_steps": loop.gradient_accumulation,
         "num_train_epochs": loop.epochs,
+        "max_steps": loop.max_steps or -1,
         "learning_rate": loop.learning_rate,
         "warmup_steps": loop.warmup,
         "lr_scheduler_type": loop.schedule,

@@ -38,6 +38,7 @@ def end_at(place: str, n: int, number: int) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started us
     module = STAGES["train-retriever"].load()
     with open(sys.argv[1]) as f:
         config = build(module.Config, Source(json.load(f)))

@@ -110,6 +110,19 @@ def test_steps_clipping_decay_and_schedule_are_those_written_by_hand(
             assert (found - begun[name]).abs().max() > 5e-4, name
 
 
+def test_a_number_of_steps_takes_the_place_of_epochs(
+    fresh: Callable[[], Encoder], tmp_path: Path
+) -> None:
+    options = {"batch_size": 4, "device": "cpu", "precision": "fp32"}
+    loop = TrainLoop(**options, max_steps=5)
+    trained = train_retriever(
+        fresh(), EXAMPLES, CORPUS, tmp_path, loss=Contrastive(), loop=loop
+    )  # three steps an epoch
+    assert trained.steps == 5
+    with pytest.raises(ValueError, match="max_steps: says how long to train, and so does epochs"):
+        TrainLoop(max_steps=5, epochs=2)
+
+
 def test_a_reporter_that_is_not_installed_is_told_before_training(
     fresh: Callable[[], Encoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
