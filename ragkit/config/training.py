@@ -176,7 +176,7 @@ class TrainLoop(Block):
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
-        if self.max_steps is not None and "epochs" in self.model_fields_set:
+        if self.max_steps is not None and self.epochs != type(self).model_fields["epochs"].default:
             raise ValueError("max_steps: says how long to train, and so does epochs; one of them")
         return self
 

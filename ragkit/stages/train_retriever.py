@@ -66,6 +66,20 @@ class Config(ExampleSource):
         return metric
 
     @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        if self.remine and self.loss.guide:
+            raise ValueError(
+                "remine, loss.guide: one of them; the guide's vectors are of the passages that the "
+                "examples name at the start"
+            )
+        if self.lora and self.lora.quantize and (self.loop.deepspeed or self.loop.fsdp):
+            raise ValueError(
+                "lora.quantize: goes with neither loop.deepspeed nor loop.fsdp; a base in 4 bits "
+                "is small enough for each process to hold"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _find_dev(self, info: ValidationInfo) -> Self:
         if self.dev is None:
             object.__setattr__(self, "dev", beside(self.examples, "dev.jsonl", info.context))

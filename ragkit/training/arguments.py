@@ -140,6 +140,14 @@ def deepspeed_settings(path: Path, bf16: bool) -> dict[str, Any]:
     return settings
 
 
+def shards_weights(loop: TrainLoop) -> bool:
+    """Return whether no process has the whole weights: FSDP, and DeepSpeed's stage 3."""
+    if loop.deepspeed is None:
+        return loop.fsdp is not None
+    zero = _read_settings("loop.deepspeed", loop.deepspeed).get("zero_optimization", {})
+    return bool(zero.get("stage") == 3)
+
+
 def _read_settings(key: str, path: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))

@@ -20,12 +20,13 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from ragkit.config.training import Contrastive, TrainLoop
 from ragkit.data.files import sha256_text, write_json
 from ragkit.data.schema import Example, Passage, known_positives
+from ragkit.errors import ConfigError
 from ragkit.log import logger
 from ragkit.models import ranks
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval.encode import count_cut
 from ragkit.retrieval.searchers import query_text
-from ragkit.training.arguments import plain_settings, training_arguments
+from ragkit.training.arguments import plain_settings, shards_weights, training_arguments
 from ragkit.training.callbacks import Progress, Watched, reporters
 from ragkit.training.checkpoints import Stamp, find_checkpoint, is_finished, read_state
 from ragkit.training.collate import (
@@ -119,6 +120,11 @@ def train_retriever(
         ModelError: the loss is not a number; bad-batch.json in `folder` says which batch.
         RunError: the checkpoints in `folder` are of a different training.
     """
+    if loss.cached and shards_weights(loop):
+        raise ConfigError(
+            "loss.cached: needs the whole weights in each process, and loop.fsdp and DeepSpeed's "
+            "stage 3 take them apart; use configs/deepspeed/zero2.json, or a smaller batch"
+        )
     dataset = _dataset(examples, loss, loop, seed)
     made_from = _made_from(encoder, dataset.examples, loss, loop, seed)
     checkpoint = find_checkpoint(folder / "checkpoints", made_from)

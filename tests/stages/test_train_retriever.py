@@ -374,3 +374,25 @@ def test_a_loss_that_is_lost_reaches_the_user_and_leaves_the_run_to_be_gone_on_w
         weights(again)["embeddings.word_embeddings.weight"],
         weights(whole)["embeddings.word_embeddings.weight"],
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"remine": {}, "loss": {"guide": {"model": "embedded"}}}, "remine, loss.guide: one of"),
+        (
+            {"lora": {"quantize": "4bit"}, "loop": {"deepspeed": "configs/deepspeed/zero2.json"}},
+            "lora.quantize: goes with neither",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(
+    settings: dict[str, Any],
+    said: str,
+    stage: Callable[..., Path],
+    values: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    with pytest.raises(ConfigError, match=said):
+        stage("train-retriever", **{**values, **settings})

@@ -119,6 +119,7 @@ def test_a_number_of_steps_takes_the_place_of_epochs(
         fresh(), EXAMPLES, CORPUS, tmp_path, loss=Contrastive(), loop=loop
     )  # three steps an epoch
     assert trained.steps == 5
+    assert TrainLoop(**loop.model_dump()) == loop  # what a run directory holds can be given again
     with pytest.raises(ValueError, match="max_steps: says how long to train, and so does epochs"):
         TrainLoop(max_steps=5, epochs=2)
 

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ragkit.config.blocks import EncoderOptions
-from ragkit.config.training import TrainLoop
+from ragkit.config.training import Contrastive, TrainLoop
 from ragkit.errors import ConfigError, RunError
 from ragkit.models import ranks
 from ragkit.models.encoder import Encoder
-from ragkit.training.arguments import deepspeed_settings, training_arguments
+from ragkit.training.arguments import deepspeed_settings, shards_weights, training_arguments
+from ragkit.training.retriever import train_retriever
 
 WORKER = Path(__file__).with_name("ranks_worker.py")
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -105,7 +106,7 @@ def test_the_command_writes_one_run_directory(tiny_encoder: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("3 steps in") == 1
     assert done.stderr.count("training in 2 processes") == 1
-    assert done.stderr.count("1 bad lines set aside") == 1
+    assert done.stderr.count("bad lines set aside: 1") == 1
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (record["status"], record["processes"], len(record["starts"])) == ("done", 2, 1)
     assert (tmp_path / "run" / "log.txt").read_text().count("training in 2 processes") == 1
@@ -150,6 +151,23 @@ def test_fsdp_is_refused_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_one_way_to_shard_at_a_time() -> None:
     with pytest.raises(ValueError, match="deepspeed, fsdp: one of them"):
         TrainLoop(fsdp=CONFIGS / "fsdp.json", deepspeed=CONFIGS / "deepspeed" / "zero2.json")
+
+
+def test_gradient_caching_is_refused_where_weights_are_taken_apart(
+    tiny_encoder: Path, tmp_path: Path
+) -> None:
+    encoder = Encoder.load(str(tiny_encoder))
+    worker = runpy.run_path(str(WORKER))
+    for loop in (
+        TrainLoop(fsdp=CONFIGS / "fsdp.json"),
+        TrainLoop(deepspeed=CONFIGS / "deepspeed" / "zero3.json"),
+    ):
+        with pytest.raises(ConfigError, match="loss.cached: needs the whole weights"):
+            train_retriever(
+                encoder, worker["EXAMPLES"], worker["CORPUS"], tmp_path,
+                loss=Contrastive(cached=True), loop=loop,
+            )  # fmt: skip
+    assert not shards_weights(TrainLoop(deepspeed=CONFIGS / "deepspeed" / "zero2.json"))
 
 
 @needs_deepspeed
