@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ragkit.config.blocks import EncoderOptions
 from ragkit.errors import ModelError
-from ragkit.models import packing
+from ragkit.models import packing, products
 from ragkit.models.dense import Dense
 from ragkit.models.layouts import (
     EncoderSettings,
@@ -187,9 +187,10 @@ class Encoder(nn.Module):
         """Run texts through this tower alone."""
         order = sorted(range(len(token_ids)), key=lambda i: len(token_ids[i]))
         ordered = [token_ids[i] for i in order]
-        hidden, lengths = (
-            self._packed(ordered) if self.position_offset is not None else self._padded(ordered)
-        )
+        with products.exact(self.device):
+            hidden, lengths = (
+                self._packed(ordered) if self.position_offset is not None else self._padded(ordered)
+            )
         skipped = None
         if not self.settings.include_prompt:
             counts = (self._count_prompt("query"), self._count_prompt("passage"))

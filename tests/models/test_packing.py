@@ -11,16 +11,23 @@ from transformers import (
     BertModel,
     CamembertConfig,
     CamembertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    ModernBertConfig,
+    ModernBertModel,
     MPNetConfig,
     MPNetModel,
     PretrainedConfig,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen2Model,
     RobertaConfig,
     RobertaModel,
     XLMRobertaConfig,
     XLMRobertaModel,
 )
 
+from ragkit.models import products
 from ragkit.models.encoder import Encoder, EncoderSettings
 from ragkit.models.packing import packed_attention, position_offset, positions, runs
 
@@ -170,15 +177,94 @@ def test_a_bert_with_relative_positions_is_not_packed() -> None:
     assert position_offset(config) is None
 
 
-def test_a_model_that_cannot_be_packed_is_padded_and_equals_transformers() -> None:
-    def mpnet() -> MPNetModel:
-        torch.manual_seed(0)
-        return MPNetModel(MPNetConfig(**SMALL, pad_token_id=1)).eval()
+PADDED = {
+    "mpnet": (MPNetModel, MPNetConfig(**SMALL, pad_token_id=1)),
+    "distilbert": (
+        DistilBertModel,
+        DistilBertConfig(
+            vocab_size=50, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=40,
+            initializer_range=0.2,
+        ),
+    ),
+    "modernbert": (
+        ModernBertModel,
+        ModernBertConfig(
+            **SMALL, local_attention=4, global_attn_every_n_layers=2, pad_token_id=0,
+            bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
+        ),
+    ),
+    "a decoder": (Qwen2Model, Qwen2Config(**SMALL, num_key_value_heads=2, pad_token_id=0)),
+}  # fmt: skip
 
-    token_ids = texts(LENGTHS)
-    encoder = Encoder(mpnet(), SimpleNamespace(pad_token_id=1), EncoderSettings(normalize=False))
+
+def padded_and_single(name: str, pooling: str) -> tuple[Encoder, Tensor]:
+    """Return an encoder, and its vectors of LENGTHS by transformers alone, one text at a time."""
+
+    def model() -> PreTrainedModel:
+        torch.manual_seed(0)
+        kind, config = PADDED[name]
+        return kind(deepcopy(config)).eval()
+
+    tokenizer = SimpleNamespace(pad_token_id=PADDED[name][1].pad_token_id)
     with torch.no_grad():
-        single = [
-            mpnet()(torch.tensor([ids])).last_hidden_state[0].mean(dim=0) for ids in token_ids
+        states = [
+            model()(input_ids=torch.tensor([ids])).last_hidden_state[0] for ids in texts(LENGTHS)
         ]
-        torch.testing.assert_close(encoder(token_ids), torch.stack(single), rtol=0, atol=1e-5)
+    single = torch.stack([s.mean(dim=0) if pooling == "mean" else s[-1] for s in states])
+    return Encoder(model(), tokenizer, EncoderSettings(pooling, normalize=False)), single
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("name", PADDED)
+def test_a_model_that_cannot_be_packed_is_padded_and_equals_transformers(
+    name: str, pooling: str
+) -> None:
+    encoder, expected = padded_and_single(name, pooling)
+    assert encoder.position_offset is None
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(texts(LENGTHS)), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*PADDED, *PACKABLE])
+def test_bf16_products_and_attention_stay_near_fp32_in_every_architecture(name: str) -> None:
+    encoder, expected = (
+        padded_and_single(name, "mean")
+        if name in PADDED
+        else (packed_and_padded(name)[0], one_by_one(name, texts(LENGTHS)))
+    )
+    with torch.inference_mode(), products.bf16(torch.device("cpu")):
+        vectors = encoder(texts(LENGTHS))
+    assert vectors.dtype == torch.float32
+    assert torch.cosine_similarity(vectors, expected).min() > 0.999
+    assert not torch.equal(vectors, expected)
+
+
+@pytest.mark.parametrize("scaling", [None, 0.7])
+def test_attention_in_bf16_or_with_gradients_is_that_of_the_fused_kernel(
+    scaling: float | None,
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(1, 2, 8, 4, generator=generator) for _ in range(3))
+
+    def attend(*qkv: Tensor) -> Tensor:
+        lengths = [2, 2, 3, 1]
+        return packed_attention(
+            torch.nn.Module(), *qkv, None, scaling, packed_lengths=lengths
+        )[0]  # fmt: skip
+
+    expected = attend(q, k, v)
+    torch.testing.assert_close(attend(q.clone().requires_grad_(), k, v), expected)
+    halves = attend(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    torch.testing.assert_close(halves.float(), expected, rtol=0, atol=0.03)
+
+
+def test_dropout_on_attention_keeps_its_mean_and_is_not_the_same_twice() -> None:
+    q = torch.zeros(1, 2, 400, 4).requires_grad_()  # every token attends to all alike
+    v = torch.ones(1, 2, 400, 4)
+    torch.manual_seed(0)
+    one, two = (
+        packed_attention(torch.nn.Module(), q, q, v, None, None, 0.5, packed_lengths=[400])[0]
+        for _ in range(2)
+    )
+    assert not torch.equal(one, two)
+    assert abs(one.detach().mean().item() - 1) < 0.02
