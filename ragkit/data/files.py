@@ -299,6 +299,11 @@ def sha256_file(path: Path) -> str:
 
 def sha256_text(*parts: str) -> str:
     """Return the SHA-256 of texts, in hex; ("a", "b") and ("ab", "") differ."""
+    return sha256_texts(parts)
+
+
+def sha256_texts(parts: Iterable[str]) -> str:
+    """Return `sha256_text` of texts that need not be in memory together."""
     digest = hashlib.sha256()
     for part in parts:
         raw = part.encode("utf-8", "surrogatepass")

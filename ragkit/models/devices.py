@@ -1,5 +1,7 @@
 """Which device to compute on, and in which precision."""
 
+import os
+
 import torch
 
 from ragkit.errors import ModelError
@@ -8,14 +10,18 @@ from ragkit.errors import ModelError
 def pick_device(device: str) -> torch.device:
     """Return the device for "auto", "cpu", "cuda" or "mps".
 
+    Under torchrun each process of a machine has a card of its own.
+
     Raises:
         ModelError: a device that is asked for and is not there.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
-        return torch.device(next((name for name, there in available.items() if there), "cpu"))
+        device = next((name for name, there in available.items() if there), "cpu")
     if not available.get(device, True):
         raise ModelError(f"device: {device} is not available on this machine")
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        return torch.device(device, int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return torch.device(device)
 
 

@@ -4,23 +4,24 @@
 flat inner-product index.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from ragkit.config.blocks import EncoderOptions
-from ragkit.data.files import atomic_write, read_json, read_text, sha256_text, write_json
+from ragkit.data.files import atomic_write, read_json, read_text, sha256_texts, write_json
 from ragkit.data.schema import Passage
 from ragkit.errors import DataError
 from ragkit.log import logger
 from ragkit.models.encoder import Encoder
-from ragkit.retrieval.encode import Vectors, encode, forget_progress
+from ragkit.retrieval.encode import Vectors, encode
+from ragkit.retrieval.sharing import forget_progress, is_first
 
 
 @dataclass
@@ -73,6 +74,28 @@ class VectorIndex:
         return cls(ids, np.asarray(vectors), read_json(folder / "manifest.json"))
 
 
+class RenderedTexts(Sequence[str]):
+    """What is embedded of each passage of a corpus, made when it is asked for."""
+
+    def __init__(self, corpus: Mapping[str, Passage]) -> None:
+        self.corpus, self.ids = corpus, list(corpus)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[str]:
+        return (passage.rendered for passage in self.corpus.values())
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [self.corpus[i].rendered for i in self.ids[place]]
+        return self.corpus[self.ids[place]].rendered
+
+
 def build_index(
     encoder: Encoder,
     corpus: Mapping[str, Passage],
@@ -82,10 +105,11 @@ def build_index(
 ) -> VectorIndex:
     """Encode a corpus; with `folder`, on disk, resumable and with a manifest.
 
+    corpus: passages are taken from it a few at a time, so that it may be read from a file
     model: the reference that the manifest names
     """
     out = None if folder is None else folder / "embeddings.npy"
-    vectors = encode(encoder, [p.rendered for p in corpus.values()], "passage", options, out)
+    vectors = encode(encoder, RenderedTexts(corpus), "passage", options, out)
     if folder is None:
         return VectorIndex(list(corpus), vectors, {})
     manifest = {
@@ -97,7 +121,8 @@ def build_index(
         "normalize": encoder.settings.normalize,
     }
     index = VectorIndex(list(corpus), vectors, manifest)
-    index.save(folder)
+    if is_first():
+        index.save(folder)
     return index
 
 
@@ -140,7 +165,7 @@ def check_index(index: VectorIndex, corpus: Mapping[str, Passage], encoder: Enco
 
 def corpus_hash(corpus: Mapping[str, Passage]) -> str:
     """Return a hash of the ids and rendered texts of a corpus."""
-    return sha256_text(*(part for p in corpus.values() for part in (p.id, p.rendered)))
+    return sha256_texts(part for p in corpus.values() for part in (p.id, p.rendered))
 
 
 def as_runs(

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from ragkit.config.blocks import EncoderOptions
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval import encode as module
-from ragkit.retrieval.encode import batches, count_cut, encode, forget_progress
+from ragkit.retrieval.encode import batches, count_cut, encode
+from ragkit.retrieval.sharing import forget_progress
 
 FP32 = EncoderOptions(precision="fp32", device="cpu")
 TEXTS = [" ".join(["fuse", "relay", "valve"][i % 3 :] * (1 + 5 * i % 7)) for i in range(23)]
