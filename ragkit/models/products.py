@@ -25,18 +25,24 @@ def exact(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return _Products()
 
 
-@contextlib.contextmanager
-def bf16(device: torch.device) -> Iterator[None]:
-    """Compute products and attention in bf16; residuals and LayerNorm stay fp32. For inference.
+def bf16(device: torch.device) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """Return regions with products and attention in bf16, residuals and LayerNorm in fp32.
 
-    On a CPU the weights are rounded once for the whole region, so they must not change in it.
+    For inference, in any thread. On a CPU the weights are rounded once for all regions that come
+    of one call, so they must not change meanwhile.
     """
-    with torch.autocast(device.type, torch.bfloat16):
-        if device.type == "cpu" and _has_both():
-            with _Bf16Products():
+    rounded: dict[nn.Parameter, Tensor] = {}  # by identity, as tensors are hashed
+
+    @contextlib.contextmanager
+    def region() -> Iterator[None]:
+        with torch.autocast(device.type, torch.bfloat16):
+            if device.type == "cpu" and _has_both():
+                with _Bf16Products(rounded):
+                    yield
+            else:
                 yield
-        else:
-            yield
+
+    return region
 
 
 def _has_both() -> bool:
@@ -99,9 +105,9 @@ class _Products(TorchFunctionMode):
 class _Bf16Products(_Products):
     """Multiplies in bf16; outputs are bf16, biases are added in fp32 before the rounding."""
 
-    def __init__(self) -> None:
+    def __init__(self, rounded: dict[nn.Parameter, Tensor]) -> None:
         super().__init__()
-        self.rounded: dict[nn.Parameter, Tensor] = {}  # by identity, as tensors are hashed
+        self.rounded = rounded
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the layer's output in bf16."""

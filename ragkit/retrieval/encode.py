@@ -6,8 +6,8 @@ run goes on where it was, and the ranks of a launch share the work. What an enco
 `ragkit.models.encoder`'s business.
 """
 
-import contextlib
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ragkit.config.blocks import EncoderOptions
 from ragkit.data.files import sha256_texts
 from ragkit.log import Meter, logger
 from ragkit.models import products
-from ragkit.models.devices import pick_device, use_bf16
+from ragkit.models.devices import pick_device, side_by_side, use_bf16
 from ragkit.models.encoder import Encoder, Kind
 from ragkit.retrieval.sharing import PartialArray, Span, gaps, pieces, share, together
 
@@ -27,6 +27,7 @@ Vectors = NDArray[np.float32]
 
 _SHARD = 20_000  # texts tokenised, sorted and written together
 _TOKENS_PER_BATCH = {"cpu": 2_048, "cuda": 65_536, "mps": 16_384}
+_LEAST_TOKENS = 256  # below that a batch of its own is not worth it
 
 
 def encode(
@@ -107,16 +108,29 @@ def _encode_shard(
             cut, len(texts), kind, encoder.tower(kind).settings.max_length,
         )  # fmt: skip
     device = encoder.device
-    halved = use_bf16(options.precision, device)
+    region = products.bf16(device) if use_bf16(options.precision, device) else nullcontext
+
+    def run(batch: Sequence[int]) -> Vectors:
+        with torch.inference_mode(), region():
+            rows = encoder.encode_as(kind, [token_ids[i] for i in batch])
+            vectors: Vectors = rows.cpu().numpy()
+            return vectors
+
     rows = np.empty((len(texts), encoder.dimensions), np.float32)
-    with (
-        torch.inference_mode(),
-        products.bf16(device) if halved else contextlib.nullcontext(),
-    ):
-        for batch in batches(token_ids, _TOKENS_PER_BATCH[device.type]):
-            rows[batch] = encoder.encode_as(kind, [token_ids[i] for i in batch]).cpu().numpy()
-            meter.advance(len(batch))
+    plan = list(batches(token_ids, _budget(token_ids, device)))
+    for batch, vectors in zip(plan, side_by_side(run, plan, device), strict=True):
+        rows[batch] = vectors
+        meter.advance(len(batch))
     return rows
+
+
+def _budget(token_ids: Sequence[Sequence[int]], device: torch.device) -> int:
+    """Return how many tokens a batch may have: few texts are shared among a CPU's threads too."""
+    most = _TOKENS_PER_BATCH[device.type]
+    if device.type != "cpu":
+        return most
+    each = -(-sum(map(len, token_ids)) // torch.get_num_threads())
+    return min(most, max(each, _LEAST_TOKENS))
 
 
 def batches(token_ids: Sequence[Sequence[int]], budget: int) -> Iterator[list[int]]:

@@ -94,7 +94,7 @@ def test_nothing_changes_after_the_region(multiplied: list[torch.dtype]) -> None
 def test_in_bf16_only_inputs_and_weights_are_rounded(multiplied: list[torch.dtype]) -> None:
     model, x = layer(), states(3, 24)
     rounded = x.bfloat16().double() @ model.weight.bfloat16().double().T + model.bias.double()
-    with torch.inference_mode(), products.bf16(CPU):
+    with torch.inference_mode(), products.bf16(CPU)():
         found = model(x)
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.double(), rounded, rtol=2**-8, atol=0)
@@ -103,14 +103,14 @@ def test_in_bf16_only_inputs_and_weights_are_rounded(multiplied: list[torch.dtyp
 
 def test_in_bf16_weights_made_on_the_way_are_taken_as_they_are() -> None:
     x = states(3, 24).bfloat16()
-    with torch.inference_mode(), products.bf16(CPU):
+    with torch.inference_mode(), products.bf16(CPU)():
         for factor in (1.0, 2.0, 3.0):  # tensors that may be given one another's memory
             weight = layer().weight.detach() * factor
             expected = x @ weight.bfloat16().T
             torch.testing.assert_close(nn.functional.linear(x, weight), expected)
 
 
-@pytest.mark.parametrize("region", [products.exact, products.bf16])
+@pytest.mark.parametrize("region", [products.exact, lambda device: products.bf16(device)()])
 def test_without_both_libraries_torch_multiplies(
     region: Callable[..., object], multiplied: list[torch.dtype], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Encoding many texts: order, budget, and going on where a killed call was."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write after every five texts, encode three tokens (one text) at a time."""
     monkeypatch.setattr(module, "_SHARD", 5)
     monkeypatch.setattr(module, "_TOKENS_PER_BATCH", {"cpu": 3})
+    monkeypatch.setattr(module, "_LEAST_TOKENS", 1)
 
 
 def one_by_one(encoder: Encoder, texts: list[str]) -> np.ndarray:
@@ -191,3 +193,52 @@ def test_batches_take_every_text_once_and_keep_to_the_budget(
 def test_texts_that_fill_the_encoder_are_counted(encoder: Counting) -> None:
     limit = encoder.settings.max_length
     assert count_cut(encoder, [[0] * (limit - 1), [0] * limit, [0]]) == 1
+
+
+def test_threads_share_the_batches_and_change_nothing(encoder: Counting) -> None:
+    alone = {p: encode(encoder, TEXTS * 40, "passage", EncoderOptions(precision=p, device="cpu"))
+             for p in ("fp32", "bf16")}  # fmt: skip
+    torch.set_num_threads(3)
+    try:
+        for precision, expected in alone.items():
+            options = EncoderOptions(precision=precision, device="cpu")
+            rows = encode(encoder, TEXTS * 40, "passage", options)
+            np.testing.assert_allclose(
+                rows, expected, rtol=0, atol=1e-5 if precision == "fp32" else 0.02
+            )
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(1, [8]), (2, [4, 4]), (4, [2, 2, 2, 2])])
+def test_few_texts_are_divided_among_the_threads(
+    threads: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    token_ids = [[0] * 200] * 8
+    budget = module._budget(token_ids, torch.device("cpu"))
+    assert [len(batch) for batch in batches(token_ids, budget)] == expected
+    assert module._budget([[0] * 5], torch.device("cpu")) == module._LEAST_TOKENS
+
+
+def test_texts_are_read_a_shard_at_a_time(
+    encoder: Counting, tmp_path: Path, small_shards: None
+) -> None:
+    asked: list[slice] = []
+
+    class Lazy(Sequence[str]):
+        def __len__(self) -> int:
+            return len(TEXTS)
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(TEXTS)
+
+        def __getitem__(self, place: int | slice) -> str | list[str]:
+            assert isinstance(place, slice)
+            asked.append(place)
+            return TEXTS[place]
+
+    rows = encode(encoder, Lazy(), "passage", FP32, tmp_path / "rows.npy")
+    np.testing.assert_allclose(rows, one_by_one(encoder, TEXTS), rtol=0, atol=1e-5)
+    assert asked == [slice(i, min(i + 5, 23)) for i in range(0, 23, 5)]

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ragkit.retrieval.sharing import PartialArray, forget_progress, gaps, pieces, share, together
 
 from ragkit.config.blocks import EncoderOptions
 from ragkit.data.files import write_json
 from ragkit.errors import RunError
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval.encode import encode
+from ragkit.retrieval.sharing import PartialArray, forget_progress, gaps, pieces, share, together
 
 TEXTS = [" ".join(["fuse", "relay", "valve"][i % 3 :] * (1 + 5 * i % 7)) for i in range(23)]
 RANK = """
