@@ -37,10 +37,10 @@ module._SHARD = 5
 corpus = {str(i): Passage(str(i), text) for i, text in enumerate(texts)}
 encoded = 0
 class Counting(Encoder):
-    def forward(self, token_ids):
+    def forward(self, token_ids, n_queries=None):
         global encoded
         encoded += len(token_ids)
-        return super().forward(token_ids)
+        return super().forward(token_ids, n_queries)
 encoder = Counting.load(model)
 options = EncoderOptions(precision="fp32", device="cpu")
 index = build_index(encoder, corpus, "tiny", options, folder)
