@@ -7,21 +7,28 @@ from pathlib import Path
 
 import numpy as np
 
-from ragkit.data.files import read_passages
-from ragkit.data.schema import Passage, parse_passage
+from ragkit.data.files import BadLines, parse_jsonl, read_corpus
+from ragkit.data.schema import Passage, distinct_passages, parse_passage
+from ragkit.errors import DataError
 
 
 class CorpusFile(Mapping[str, Passage]):
-    """The passages of a file that ragkit wrote; 24 bytes of each are in memory."""
+    """The passages of a file that ragkit wrote; 24 bytes of each are in memory.
 
-    def __init__(self, path: Path) -> None:
+    lines: numbers, from 1 and rising, of the lines to take; None: all
+    """
+
+    def __init__(self, path: Path, lines: "array[int] | None" = None) -> None:
         self.path = path
         places, hashes = array("Q"), array("q")
-        place = 0
+        place, wanted = 0, None if lines is None else iter(lines)
+        following = None if wanted is None else next(wanted, 0)
         with path.open("rb") as f:
-            for line in f:
-                places.append(place)
-                hashes.append(hash(json.loads(line)["id"]))
+            for number, line in enumerate(f, start=1):
+                if wanted is None or number == following:
+                    places.append(place)
+                    hashes.append(hash(json.loads(line)["id"]))
+                    following = None if wanted is None else next(wanted, 0)
                 place += len(line)
         self._places = np.asarray(places)
         self._order = np.argsort(np.asarray(hashes), kind="stable").astype(np.uint32)
@@ -38,7 +45,10 @@ class CorpusFile(Mapping[str, Passage]):
         raise KeyError(passage_id)
 
     def __iter__(self) -> Iterator[str]:
-        return (passage.id for passage in read_passages(self.path))
+        with self.path.open("rb") as f:
+            for place in self._places:
+                f.seek(int(place))
+                yield parse_passage(json.loads(f.readline())).id
 
     def __len__(self) -> int:
         return len(self._places)
@@ -47,3 +57,28 @@ class CorpusFile(Mapping[str, Passage]):
         with self.path.open("rb") as f:
             f.seek(place)
             return parse_passage(json.loads(f.readline()))
+
+
+def open_corpus(path: Path, skip_bad: Path | None = None) -> Mapping[str, Passage]:
+    """Check a JSONL of passages as `read_corpus` does, and leave the passages in the file.
+
+    A compressed file is read into memory.
+
+    Raises:
+        DataError: no such file, malformed lines, no passage, or one id for two texts.
+    """
+    if path.suffix == ".zst":
+        return read_corpus(path, skip_bad)
+    bad, lines, number = BadLines(path, skip_bad), array("Q"), 0
+
+    def numbered() -> Iterator[tuple[str, Passage]]:
+        nonlocal number
+        for number, passage in parse_jsonl(path, parse_passage, bad):
+            yield f"{path}:{number}", passage
+
+    for _ in distinct_passages(numbered()):
+        lines.append(number)
+    bad.finish()
+    if not lines:
+        raise DataError(f"{path}: no passages in it")
+    return CorpusFile(path, lines)

@@ -109,9 +109,10 @@ def build_index(
     model: the reference that the manifest names
     """
     out = None if folder is None else folder / "embeddings.npy"
-    vectors = encode(encoder, RenderedTexts(corpus), "passage", options, out)
+    texts = RenderedTexts(corpus)
+    vectors = encode(encoder, texts, "passage", options, out)
     if folder is None:
-        return VectorIndex(list(corpus), vectors, {})
+        return VectorIndex(texts.ids, vectors, {})
     manifest = {
         "model": model,
         "encoder_sha256": encoder.fingerprint(),
@@ -120,7 +121,7 @@ def build_index(
         "dimensions": encoder.dimensions,
         "normalize": encoder.settings.normalize,
     }
-    index = VectorIndex(list(corpus), vectors, manifest)
+    index = VectorIndex(texts.ids, vectors, manifest)
     if is_first():
         index.save(folder)
     return index

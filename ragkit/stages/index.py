@@ -6,7 +6,8 @@ from pydantic import Field
 from rich.console import RenderableType
 
 from ragkit.config.blocks import EMBEDDED, EncoderOptions, InputPath, ModelRef, StageConfig
-from ragkit.data.files import read_corpus, read_json
+from ragkit.data.corpus import open_corpus
+from ragkit.data.files import read_json
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval.index import build_index
 from ragkit.runs import Run
@@ -22,7 +23,7 @@ class Config(StageConfig):
 
 def run(config: Config, run: Run) -> None:
     """Encode; write embeddings.npy, ids.txt and manifest.json."""
-    corpus = read_corpus(config.corpus, run / "bad-lines.jsonl" if config.skip_bad else None)
+    corpus = open_corpus(config.corpus, run / "bad-lines.jsonl" if config.skip_bad else None)
     encoder = Encoder.load(config.model, config.encoder)
     with run.timed("encoding"):
         build_index(encoder, corpus, config.model, config.encoder, run.path)
