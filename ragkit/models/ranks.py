@@ -67,6 +67,7 @@ def joined() -> Iterator[None]:
         reason = str(error).splitlines()[0]
         raise RunError(f"the {count()} processes do not find each other: {reason}") from error
     yield
+    wait()  # rank 0 may still be writing, and torchrun ends it if another does not end well
     # not after an error: the others may be in the middle of a step, and torchrun ends them
     dist.destroy_process_group()
 
