@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ragkit.config.training import TrainLoop
 from ragkit.errors import ConfigError, MissingExtraError, RunError
@@ -88,6 +89,8 @@ def training_arguments(
             settings = {"transformer_layer_cls_to_wrap": layers, **settings}
         arguments |= {"fsdp": True, "fsdp_config": settings}
     built = TrainingArguments(**arguments)
+    # from here on transformers would take apart what it loads, at stage 3: a guide, too
+    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
     if built.world_size != ranks.count():
         raise RunError(
             f"WORLD_SIZE is {ranks.count()}, but the processes are not connected on "

@@ -20,6 +20,8 @@ def guide_vectors(
 ) -> tuple[Vectors, Vectors]:
     """Return the guide's vectors of the questions, as given, and of `passage_table`'s passages.
 
+    Where several processes train, all of them call this together, and each encodes its share.
+
     Raises:
         ModelError: the guide cannot be loaded.
     """

@@ -145,8 +145,7 @@ def train_retriever(
     passages: dict[str, TokenIds] = {}  # grows where negatives are mined again
     learn = partial(_tokenize_passages, encoder, corpus, passages)
     learn(dataset.examples)
-    with arguments.main_process_first(desc="encoding with the guide"):
-        guide = guide_vectors(loss.guide, dataset.examples, corpus, folder) if loss.guide else None
+    guide = guide_vectors(loss.guide, dataset.examples, corpus, folder) if loss.guide else None
     model = copy.deepcopy(plain) if loop.deepspeed or loop.fsdp else plain
     trainer = RetrieverTrainer(
         model=model,

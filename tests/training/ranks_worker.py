@@ -42,8 +42,11 @@ class StoppedError(Exception):
     """Stands for the end of all processes."""
 
 
-def train(encoder: Encoder, folder: Path, **loop: Any) -> Trained:
-    """Train on the examples above; the dev metric is that of `SCORES`, in rank 0 alone."""
+def train(encoder: Encoder, folder: Path, guide: str, **loop: Any) -> Trained:
+    """Train on the examples above; the dev metric is that of `SCORES`, in rank 0 alone.
+
+    guide: an encoder that all processes encode with, each its share
+    """
     seen: list[int] = []
 
     def score(measured: Encoder) -> Mapping[str, float]:
@@ -62,7 +65,8 @@ def train(encoder: Encoder, folder: Path, **loop: Any) -> Trained:
     }  # fmt: skip
     return train_retriever(
         encoder, EXAMPLES, CORPUS, folder,
-        loss=Contrastive(), loop=TrainLoop(**{**options, **loop}), score=score,
+        loss=Contrastive(guide={"model": guide, "margin": 0.02}),
+        loop=TrainLoop(**{**options, **loop}), score=score,
     )  # fmt: skip
 
 
@@ -92,19 +96,19 @@ def main() -> None:
     with ranks.joined():
         if mode == "rank-1-fails":
             stop_at(3, failing_rank=1)
-            train(fresh(), folder / "whole")
+            train(fresh(), folder / "whole", model)
         whole = fresh()
-        trained = train(whole, folder / "whole", **loop)
+        trained = train(whole, folder / "whole", model, **loop)
         kind = AcceleratorState().distributed_type
         stop_at(6)
         try:
-            train(fresh(), folder / "parts", **loop)
+            train(fresh(), folder / "parts", model, **loop)
         except StoppedError:
             pass
         else:
             raise AssertionError("it was not stopped")
         resumed = fresh()
-        again = train(resumed, folder / "parts", **loop)
+        again = train(resumed, folder / "parts", model, **loop)
         if log.is_main_process():
             save_file(whole.state_dict(), folder / "whole.safetensors")
             save_file(resumed.state_dict(), folder / "parts.safetensors")

@@ -44,7 +44,7 @@ def alone(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """The weights of one process whose batch is that of two."""
     encoder = Encoder.load(str(tiny_encoder), EncoderOptions(max_length=16))
     folder = tmp_path_factory.mktemp("alone")
-    trained = runpy.run_path(str(WORKER))["train"](encoder, folder, batch_size=4)
+    trained = runpy.run_path(str(WORKER))["train"](encoder, folder, str(tiny_encoder), batch_size=4)
     assert (trained.steps, trained.best_step) == (8, 4)
     return encoder.state_dict()
 
