@@ -118,7 +118,7 @@ def open_run(
     if not distributed:
         raise RunError(
             f"ragkit {command} works in one process, and WORLD_SIZE is {ranks.count()}; "
-            "torchrun is for `ragkit train-retriever`"
+            "torchrun is for `ragkit train-retriever` and `ragkit index`"
         )
     with ranks.joined(), _led(*arguments) if is_main_process() else _followed() as run:
         yield run

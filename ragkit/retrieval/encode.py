@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ragkit.config.blocks import EncoderOptions
 from ragkit.data.files import sha256_texts
 from ragkit.log import Meter, logger
-from ragkit.models import products
+from ragkit.models import products, ranks
 from ragkit.models.devices import pick_device, side_by_side, use_bf16
 from ragkit.models.encoder import Encoder, Kind
 from ragkit.retrieval.sharing import PartialArray, Span, gaps, pieces, share, together
@@ -36,13 +36,15 @@ def encode(
     kind: Kind,
     options: EncoderOptions | None = None,
     out: Path | None = None,
+    shared: bool = False,
 ) -> Vectors:
     """Encode texts to fp32 vectors, (number of texts, D), in the order given.
 
     texts: may be read only when asked for, a slice at a time
     out: the .npy file to write; what an earlier call wrote there from the same is not computed
-        again, until `forget_progress`. Under torchrun every rank must call, and does its share.
-        Without it the vectors are in memory only, and every rank computes all of them.
+        again, until `forget_progress`. Without it the vectors are in memory only.
+    shared: under torchrun all processes call this together and each encodes a part of `out`;
+        otherwise the process that calls encodes all
     """
     options = options or EncoderOptions()
     encoder.to(pick_device(options.device)).eval()
@@ -52,7 +54,7 @@ def encode(
         for start, stop in pieces([(0, len(texts))], _SHARD):
             vectors[start:stop] = _encode_shard(encoder, texts[start:stop], kind, options, meter)
     else:
-        vectors = _encode_to_file(encoder, texts, kind, options, out, meter)
+        vectors = _encode_to_file(encoder, texts, kind, options, out, meter, shared)
     meter.close()
     return vectors
 
@@ -64,32 +66,35 @@ def _encode_to_file(
     options: EncoderOptions,
     out: Path,
     meter: Meter,
+    shared: bool,
 ) -> Vectors:
     shape = (len(texts), encoder.dimensions)
-    with together() as ranks:
 
-        def begin() -> tuple[str, list[Span]]:
-            made_from = sha256_texts(chain([encoder.fingerprint(), kind], texts))
-            return made_from, PartialArray(out, shape, made_from).begin()
+    def begin() -> tuple[str, list[Span]]:
+        made_from = sha256_texts(chain([encoder.fingerprint(), kind], texts))
+        return made_from, PartialArray(out, shape, made_from).begin()
 
-        made_from, found = ranks.from_first(begin)
-        array = PartialArray(out, shape, made_from, ranks.rank)
+    with together() if shared else nullcontext((0, 1)) as (rank, size):
+        made_from, found = ranks.decided(begin) if size > 1 else begin()
+        array = PartialArray(out, shape, made_from, rank)
         todo = gaps(found, len(texts))
-        mine = share(todo, ranks.rank, ranks.size)
+        mine = share(todo, rank, size)
         meter.total = sum(stop - start for start, stop in mine)
         if found:
             left = sum(stop - start for start, stop in todo)
             logger.info("%s: %d of %d rows are there already", out, len(texts) - left, len(texts))
-        done = found if ranks.rank == 0 else []
+        done = found if rank == 0 else []
         for start, stop in pieces(mine, _SHARD):
             rows = _encode_shard(encoder, texts[start:stop], kind, options, meter)
             array.write((start, stop), rows)
             done = [*done, (start, stop)]
             array.note(done)
-        ranks.wait()
-        if ranks.rank == 0:
+        if size > 1:
+            ranks.wait()
+        if rank == 0:
             array.finish()
-        ranks.wait()
+        if size > 1:
+            ranks.wait()
     return array.load()
 
 

@@ -18,10 +18,10 @@ from ragkit.config.blocks import EncoderOptions
 from ragkit.data.files import atomic_write, read_json, read_text, sha256_texts, write_json
 from ragkit.data.schema import Passage
 from ragkit.errors import DataError
-from ragkit.log import logger
+from ragkit.log import is_main_process, logger
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval.encode import Vectors, encode
-from ragkit.retrieval.sharing import forget_progress, is_first
+from ragkit.retrieval.sharing import forget_progress
 
 
 @dataclass
@@ -102,15 +102,17 @@ def build_index(
     model: str,
     options: EncoderOptions | None = None,
     folder: Path | None = None,
+    shared: bool = False,
 ) -> VectorIndex:
     """Encode a corpus; with `folder`, on disk, resumable and with a manifest.
 
     corpus: passages are taken from it a few at a time, so that it may be read from a file
     model: the reference that the manifest names
+    shared: under torchrun all processes call this together, as with `encode`
     """
     out = None if folder is None else folder / "embeddings.npy"
     texts = RenderedTexts(corpus)
-    vectors = encode(encoder, texts, "passage", options, out)
+    vectors = encode(encoder, texts, "passage", options, out, shared)
     if folder is None:
         return VectorIndex(texts.ids, vectors, {})
     manifest = {
@@ -122,7 +124,7 @@ def build_index(
         "normalize": encoder.settings.normalize,
     }
     index = VectorIndex(texts.ids, vectors, manifest)
-    if is_first():
+    if is_main_process() or not shared:
         index.save(folder)
     return index
 

@@ -6,11 +6,9 @@ own rows, and note in files of their own which rows are done. What the rows are 
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,70 +16,29 @@ from torch import distributed as dist
 
 from ragkit.data.files import read_json, write_json
 from ragkit.errors import RunError
+from ragkit.models import ranks
 
-T = TypeVar("T")
 Span = tuple[int, int]  # rows from the first up to, not including, the second
-_PATIENCE = timedelta(days=30)  # ranks finish hours apart; that one has died is noticed at once
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process among those that share the work."""
-
-    rank: int = 0
-    size: int = 1
-    group: dist.ProcessGroup | None = None
-
-    def wait(self) -> None:
-        """Return when every rank is here."""
-        if self.size > 1:
-            dist.barrier(self.group)
-
-    def from_first(self, find: Callable[[], T]) -> T:
-        """Return to every rank what `find` returns on rank 0, where alone it is called."""
-        if self.size == 1:
-            return find()
-        found = [find() if self.rank == 0 else None]
-        dist.broadcast_object_list(found, src=0, group=self.group)
-        return found[0]  # type: ignore[return-value]
 
 
 @contextlib.contextmanager
-def together() -> Iterator[Ranks]:
-    """Yield this process's rank; every rank of a launch must come here.
+def together() -> Iterator[tuple[int, int]]:
+    """Yield this process's rank and how many there are; every one must come here.
 
     Raises:
-        RunError: the ranks are on several machines, which do not share memory-mapped pages.
+        RunError: they are on several machines, which do not share memory-mapped pages.
     """
-    started = _started()
-    size = dist.get_world_size() if started else int(os.environ.get("WORLD_SIZE", "1"))
+    size = ranks.count()
     if size == 1:
-        yield Ranks()
+        yield 0, 1
         return
     if int(os.environ.get("LOCAL_WORLD_SIZE", size)) != size:
         raise RunError(
             f"encoding into one file is shared by the processes of one machine, not by {size} on "
             "several; start it on one of them"
         )
-    # a group of our own: barriers of accelerators' groups give up after ten minutes
-    if started:
-        group = dist.new_group(backend="gloo", timeout=_PATIENCE)
-    else:
-        dist.init_process_group("gloo", timeout=_PATIENCE)
-        group = dist.group.WORLD
-    try:
-        yield Ranks(dist.get_rank(), size, group)
-    finally:
-        dist.destroy_process_group(group)
-
-
-def is_first() -> bool:
-    """Return whether this process is rank 0, or alone."""
-    return (dist.get_rank() if _started() else int(os.environ.get("RANK", "0"))) == 0
-
-
-def _started() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    with contextlib.nullcontext() if dist.is_initialized() else ranks.joined():
+        yield int(os.environ["RANK"]), size
 
 
 @dataclass

@@ -12,6 +12,8 @@ from ragkit.models.encoder import Encoder
 from ragkit.retrieval.index import build_index
 from ragkit.runs import Run
 
+DISTRIBUTED = True
+
 
 class Config(StageConfig):
     """Configuration of `index`."""
@@ -26,7 +28,7 @@ def run(config: Config, run: Run) -> None:
     corpus = open_corpus(config.corpus, run / "bad-lines.jsonl" if config.skip_bad else None)
     encoder = Encoder.load(config.model, config.encoder)
     with run.timed("encoding"):
-        build_index(encoder, corpus, config.model, config.encoder, run.path)
+        build_index(encoder, corpus, config.model, config.encoder, run.path, shared=True)
 
 
 def show(path: Path) -> RenderableType:

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragkit.config.blocks import EncoderOptions
-from ragkit.data.files import write_json
+from ragkit.data.files import write_json, write_jsonl
 from ragkit.errors import RunError
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval.encode import encode
+from ragkit.retrieval.index import VectorIndex
 from ragkit.retrieval.sharing import PartialArray, forget_progress, gaps, pieces, share, together
 
 TEXTS = [" ".join(["fuse", "relay", "valve"][i % 3 :] * (1 + 5 * i % 7)) for i in range(23)]
@@ -43,7 +44,7 @@ class Counting(Encoder):
         return super().forward(token_ids, n_queries)
 encoder = Counting.load(model)
 options = EncoderOptions(precision="fp32", device="cpu")
-index = build_index(encoder, corpus, "tiny", options, folder)
+index = build_index(encoder, corpus, "tiny", options, folder, shared=True)
 assert index.vectors.shape == (len(texts), 32), index.vectors.shape
 print(encoded)
 if started == "initialised":
@@ -164,9 +165,40 @@ def test_two_ranks_go_on_where_one_process_was(tiny_encoder: Path, tmp_path: Pat
     np.testing.assert_allclose(np.load(out), expected, rtol=0, atol=1e-6)
 
 
+def test_a_process_that_encodes_alone_does_not_wait_for_the_others(
+    tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    for name, value in {**launch, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    options = EncoderOptions(precision="fp32", device="cpu")
+    encoder = Encoder.load(str(tiny_encoder))
+    rows = encode(encoder, TEXTS, "passage", options, tmp_path / "rows.npy")
+    np.testing.assert_array_equal(rows, encode(encoder, TEXTS, "passage", options))
+
+
+def test_torchrun_shares_out_the_index_command(tiny_encoder: Path, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "corpus.jsonl", [{"id": f"{i}", "text": t} for i, t in enumerate(TEXTS)])
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = ["-m", "ragkit", "index", "corpus.jsonl", "-m", str(tiny_encoder), "-o", "index"]
+    done = subprocess.run(
+        [sys.executable, *launcher, *command],
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    options = EncoderOptions(precision="fp32", device="cpu")
+    expected = encode(Encoder.load(str(tiny_encoder)), TEXTS, "passage", options)
+    index = VectorIndex.load(tmp_path / "index")
+    np.testing.assert_allclose(index.vectors, expected, rtol=0, atol=1e-6)
+    assert json.loads((tmp_path / "index" / "run.json").read_text())["processes"] == 2
+    assert not list((tmp_path / "index").glob("*.progress*"))
+
+
 def test_ranks_on_several_machines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    launch = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    for name, value in {**launch, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(RunError, match="not by 4 on several"), together():
         pass
 
