@@ -31,6 +31,6 @@ def guide_vectors(
     queries = [query_text(e) for e in examples]
     passages = [corpus[i].rendered for i in passage_table(examples)]
     return (
-        encode(encoder, queries, "query", guide.encoder, folder / "queries.npy"),
-        encode(encoder, passages, "passage", guide.encoder, folder / "passages.npy"),
+        encode(encoder, queries, "query", guide.encoder, folder / "queries.npy", shared=True),
+        encode(encoder, passages, "passage", guide.encoder, folder / "passages.npy", shared=True),
     )
