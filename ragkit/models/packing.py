@@ -1,12 +1,11 @@
 """Attention over packed sequences: texts laid end to end in one row, no padding.
 
 Registered with transformers as the attention implementation `ragkit_packed`; a model that gets the
-keyword `packed_lengths` lets each token see its own text only. Each run of equal lengths is one
-batched attention call, so texts should come sorted by length.
+keyword `packed_lengths` lets each token see its own text only. Neighbours of equal or nearly equal
+lengths are one batched attention call, so texts should come sorted by length.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -14,6 +13,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig
 
 IMPLEMENTATION = "ragkit_packed"
+# On a CPU, texts that differ by so many tokens are padded to one another for attention alone: fewer
+# calls, each of which costs a wait for all threads, against a few products more.
+_NEAR = 16
 _ROTARY = ("modernbert", "llama", "mistral", "qwen2", "qwen3")
 
 
@@ -67,19 +69,41 @@ def packed_attention(
     sliding_window: a token sees those less than this far from it
     Returns: (1, total tokens, heads, head dimension), as transformers expects
     """
-    groups = list(runs(packed_lengths))
-    sizes = [count * length for count, length in groups]
     # (tokens, heads, head dimension), the projections' own layout: splitting it copies nothing
+    groups = list(neighbours(packed_lengths, _NEAR if query.device.type == "cpu" else 0))
+    rows = [torch.split(t[0].transpose(0, 1), list(map(sum, groups))) for t in (query, key, value)]
     causal = bool(getattr(module, "is_causal", False))
-    rows = [torch.split(t[0].transpose(0, 1), sizes) for t in (query, key, value)]
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     attended = []
-    for (count, length), *texts in zip(groups, *rows, strict=True):
-        q, k, v = (t.reshape(count, length, *t.shape[1:]).transpose(1, 2) for t in texts)
-        mask = _window(length, sliding_window, causal, query.device)
-        out = _attend(q, k, v, mask, causal, scaling, dropout)
-        attended.append(out.transpose(1, 2).flatten(0, 1))
+    for lengths, *texts in zip(groups, *rows, strict=True):
+        longest, kept = max(lengths), None
+        mask = _window(longest, sliding_window, causal, query.device)
+        if min(lengths) < longest:
+            real, places = _padding(lengths, query.device)
+            texts = [t.index_select(0, places) for t in texts]
+            kept = real.flatten().nonzero()[:, 0]
+            if mask is None and causal:
+                mask = real.new_ones(longest, longest).tril()
+            keys = real[:, None, None, :]
+            # what padding attends to is dropped, but must be something: softmax of nothing is NaN
+            mask = keys if mask is None else keys & mask | ~real[:, None, :, None]
+        q, k, v = (t.reshape(-1, longest, *t.shape[1:]).transpose(1, 2) for t in texts)
+        out = _attend(q, k, v, mask, causal, scaling, dropout).transpose(1, 2).flatten(0, 1)
+        attended.append(out if kept is None else out.index_select(0, kept))
     return torch.cat(attended)[None], None
+
+
+def _padding(lengths: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return how packed texts are padded to the longest.
+
+    Returns: (texts, longest), True where a token is real; (texts * longest,), the place of each in
+        the packed row, the first of its text where it is padding
+    """
+    sizes = torch.tensor(lengths, device=device)[:, None]
+    place = torch.arange(max(lengths), device=device)
+    real = place < sizes
+    starts = sizes.cumsum(0) - sizes
+    return real, (starts + place * real).flatten()
 
 
 def _window(length: int, size: int | None, causal: bool, device: torch.device) -> Tensor | None:
@@ -119,14 +143,20 @@ def _attend(
     if causal and mask is None:
         mask = weights.new_ones(weights.shape[-2:], dtype=torch.bool).tril()
     if mask is not None:
-        weights = weights.masked_fill(~mask, -torch.inf)
+        weights = weights.masked_fill_(~mask, -torch.inf)
     return nn.functional.dropout(weights.softmax(-1, q.dtype), dropout) @ v
 
 
-def runs(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield (number of texts, length) for each run of equal lengths."""
-    for length, group in groupby(lengths):
-        yield sum(1 for _ in group), length
+def neighbours(lengths: Sequence[int], near: int) -> Iterator[list[int]]:
+    """Yield runs of lengths that differ from their first by `near` at most."""
+    run: list[int] = []
+    for length in lengths:
+        if run and abs(length - run[0]) > near:
+            yield run
+            run = []
+        run.append(length)
+    if run:
+        yield run
 
 
 AttentionInterface.register(IMPLEMENTATION, packed_attention)

@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import copy
 import logging
+import math
 import statistics
 import sys
 import tempfile
@@ -91,8 +92,8 @@ def compare(reference: str, kind: str, batches: list[list[Row]], rounds: int, de
     gradients = [
         gradients_of(make(reference, batches[:1], "fp32", device)) for make in (ours, theirs)
     ]
-    different = relative_difference(*gradients)
-    print(f"fp32 gradients: greatest relative difference of a weight's {different:.1e}")
+    different, most, worst = relative_difference(*gradients)
+    print(f"fp32 gradients: relative difference {different:.1e}; greatest {most:.1e}, of {worst}")
     sides: dict[str, Step] = {}
     for precision in ("fp32", "bf16"):
         for name, make in (("library", theirs), ("ragkit", ours)):
@@ -221,14 +222,19 @@ def gradients_of(made: tuple[nn.Module, Step]) -> dict[str, torch.Tensor]:
     return found
 
 
-def relative_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """Return the greatest |a - b| / |b| over weights whose gradient is not rounding alone.
+def relative_difference(
+    a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]
+) -> tuple[float, float, str]:
+    """Return |a - b| / |b| of the whole gradient, and of the weight where it is greatest.
 
-    A key's bias has none: it adds the same to all scores of a query.
+    A key's bias is left out of the latter: it adds the same to all scores of a query, and its
+    gradient is zero but for rounding.
     """
     assert a.keys() == b.keys(), a.keys() ^ b.keys()
-    most = max(float(g.norm()) for g in b.values())
-    return max(float((a[k] - b[k]).norm() / b[k].norm()) for k in b if b[k].norm() > 1e-6 * most)
+    apart = {k: float((a[k] - b[k]).norm() / b[k].norm()) for k in b if "key.bias" not in k}
+    worst = max(apart, key=lambda k: apart[k])
+    difference = math.hypot(*(float((a[k] - b[k]).norm()) for k in b))
+    return difference / math.hypot(*(float(g.norm()) for g in b.values())), apart[worst], worst
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from ragkit.models import products
+from ragkit.models import packing, products
 from ragkit.models.encoder import Encoder, EncoderSettings
-from ragkit.models.packing import packed_attention, position_offset, positions, runs
+from ragkit.models.packing import neighbours, packed_attention, position_offset, positions
 
 SMALL = {
     "vocab_size": 50,
@@ -142,8 +142,43 @@ def test_packed_attention_reaches_each_group_of_equal_lengths() -> None:
     torch.testing.assert_close(output, expected)
 
 
-def test_runs_count_neighbours_of_equal_length_only() -> None:
-    assert list(runs([3, 3, 5, 3])) == [(2, 3), (1, 5), (1, 3)]
+@pytest.mark.parametrize(
+    ("near", "expected"),
+    [(0, [[3, 3], [5], [3], [9]]), (2, [[3, 3, 5, 3], [9]]), (6, [[3, 3, 5, 3, 9]])],
+)
+def test_neighbours_differ_from_their_first_by_little(near: int, expected: list[list[int]]) -> None:
+    assert list(neighbours([3, 3, 5, 3, 9], near)) == expected
+    assert list(neighbours([], near)) == []
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_texts_of_near_lengths_attend_together_as_they_do_alone(
+    gradients: bool, causal: bool, window: int | None, heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = [2, 4, 4, 7, 5, 30]
+    module = torch.nn.Module()
+    module.is_causal = causal
+    generator = torch.Generator().manual_seed(3)
+    query, key, value = (
+        torch.randn(1, n, sum(lengths), 4, generator=generator).requires_grad_(gradients)
+        for n in (2, heads, heads)
+    )
+
+    def attend(near: int) -> list[Tensor]:
+        monkeypatch.setattr(packing, "_NEAR", near)
+        out, _ = packed_attention(
+            module, query, key, value, None, packed_lengths=lengths, sliding_window=window
+        )
+        if not gradients:
+            return [out]
+        upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(4))
+        return [out, *torch.autograd.grad(out, (query, key, value), upstream)]
+
+    for together, alone in zip(attend(16), attend(0), strict=True):
+        torch.testing.assert_close(together, alone)
 
 
 @pytest.mark.parametrize(("offset", "expected"), [(0, [0, 1, 0, 1, 2]), (2, [2, 3, 2, 3, 4])])
