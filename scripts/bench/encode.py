@@ -15,7 +15,6 @@ import logging
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,7 +42,12 @@ def main() -> None:
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--peak-tflops", type=float, help="of the card, dense bf16")
+    parser.add_argument(
+        "--processor", action="store_true", help="processor time of one thread: for a busy machine"
+    )
     given = parser.parse_args()
+    if given.processor:
+        torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     device = torch.device(given.device)
     passed = []
@@ -54,7 +58,7 @@ def main() -> None:
         for name, reference in models.items():
             for kind, texts in kinds(given.texts, given.few).items():
                 print(f"\n{name}, {kind}: {len(texts)} texts, {given.rounds} rounds", flush=True)
-                passed.append(compare(reference, texts, device, given.rounds, given.peak_tflops))
+                passed.append(compare(reference, texts, device, given))
     sys.exit(not all(passed))
 
 
@@ -68,7 +72,7 @@ def base_sized(like: str, folder: Path) -> str:
 
 
 def compare(
-    reference: str, texts: list[str], device: torch.device, rounds: int, peak: float | None
+    reference: str, texts: list[str], device: torch.device, given: argparse.Namespace
 ) -> bool:
     """Time four sides on the same texts, check that they agree, and judge."""
     encoder = Encoder.load(reference)
@@ -91,7 +95,7 @@ def compare(
     different, cosine = np.abs(exact - expected).max(), cosines(half, expected).min()
     print(f"ragkit fp32: max |difference| {different:.1e}; bf16: least cosine {cosine:.6f}")
     print(f"library bf16: least cosine {cosines(theirs('bf16'), expected).min():.6f}")
-    best = fastest(lambda size: theirs("fp32", size))
+    best = fastest(lambda size: theirs("fp32", size), given.processor)
     sides = {
         "library fp32": lambda _: theirs("fp32"),
         "library fp32, best batch": lambda _: theirs("fp32", best),
@@ -101,10 +105,11 @@ def compare(
     }
     if best == 32:
         del sides["library fp32, best batch"]
-    seconds = alternate(sides, rounds, device)
+    seconds = alternate(sides, given.rounds, device, given.processor)
     lengths = [len(ids) for ids in encoder.tokenize(texts, "passage")]
     for side, times in seconds.items():
-        print(f"{side}: {describe(encoder, lengths, statistics.median(times), device, peak)}")
+        median = statistics.median(times)
+        print(f"{side}: {describe(encoder, lengths, median, device, given.peak_tflops)}")
     against = [s for s in sides if s.startswith("library fp32")]
     passed = [different < MOST_DIFFERENT, cosine >= LEAST_COSINE]
     if not all(passed):
@@ -127,15 +132,11 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
-def fastest(run: Callable[[int], object]) -> int:
-    """Return which of three batch sizes takes the least time, of three tries each."""
-    tries: dict[int, list[float]] = {32: [], 64: [], 128: []}
-    for _ in range(3):
-        for size, times in tries.items():
-            start = time.perf_counter()
-            run(size)
-            times.append(time.perf_counter() - start)
-    return min(tries, key=lambda size: min(tries[size]))
+def fastest(run: Callable[[int], object], processor: bool) -> int:
+    """Return which of three batch sizes takes the least time; each is tried three times."""
+    sides = {str(size): lambda _, size=size: run(size) for size in (32, 64, 128)}
+    seconds = alternate(sides, 3, torch.device("cpu"), processor)
+    return int(min(seconds, key=lambda size: statistics.median(seconds[size])))
 
 
 def describe(

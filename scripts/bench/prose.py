@@ -52,21 +52,27 @@ def _is_prose(paragraph: str) -> bool:
 
 
 def alternate(
-    sides: Mapping[str, Callable[[int], object]], rounds: int, device: torch.device
+    sides: Mapping[str, Callable[[int], object]],
+    rounds: int,
+    device: torch.device,
+    processor: bool = False,
 ) -> dict[str, list[float]]:
     """Return the seconds of each side in each round, first forwards, then backwards, and so on.
 
     A side is called with the number of the round; a round before the first is not timed.
+
+    processor: count the processor's time, for one thread on a machine that others use as well
     """
+    clock = time.process_time if processor else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for i in range(-1, rounds):
         for name in list(sides) if i % 2 else reversed(sides):
-            start = time.perf_counter()
+            start = clock()
             sides[name](max(i, 0))
             if device.type == "cuda":
                 torch.cuda.synchronize()
             if i >= 0:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

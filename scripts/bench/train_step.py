@@ -62,7 +62,12 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, help="JSONL with a `text` in each line")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument(
+        "--processor", action="store_true", help="processor time of one thread: for a busy machine"
+    )
     given = parser.parse_args()
+    if given.processor:
+        torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     passed = []
     for kind, texts in kinds(given.texts, 4 * given.batch_size).items():
@@ -70,7 +75,7 @@ def main() -> None:
         batches = [rows[i : i + given.batch_size] for i in range(0, len(rows), given.batch_size)]
         batches = [batch for batch in batches if len(batch) == given.batch_size][: given.rounds]
         print(f"\n{kind}: batches of {given.batch_size}, {given.rounds} rounds", flush=True)
-        passed.append(compare(given.model, kind, batches, given.rounds, given.device))
+        passed.append(compare(kind, batches, given))
     sys.exit(not all(passed))
 
 
@@ -87,8 +92,9 @@ def triplets(texts: list[str]) -> list[Row]:
     ]
 
 
-def compare(reference: str, kind: str, batches: list[list[Row]], rounds: int, device: str) -> bool:
+def compare(kind: str, batches: list[list[Row]], given: argparse.Namespace) -> bool:
     """Compare gradients, time four sides on the same batches, and judge."""
+    reference, device = given.model, given.device
     gradients = [
         gradients_of(make(reference, batches[:1], "fp32", device)) for make in (ours, theirs)
     ]
@@ -99,7 +105,7 @@ def compare(reference: str, kind: str, batches: list[list[Row]], rounds: int, de
         for name, make in (("library", theirs), ("ragkit", ours)):
             model, run = make(reference, batches, precision, device)
             sides[f"{name} {precision}"] = stepping(model, run, len(batches))
-    seconds = alternate(sides, rounds, torch.device(device))
+    seconds = alternate(sides, given.rounds, torch.device(device), given.processor)
     for side, times in seconds.items():
         rate = len(batches[0]) / statistics.median(times)
         print(f"{side}: {statistics.median(times):.3f} s a step, {rate:,.1f} questions/s")
