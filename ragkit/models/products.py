@@ -56,6 +56,13 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return product
 
 
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    """Return a.T @ b. oneDNN copies the transpose of one of them: the smaller is the quicker."""
+    if a.shape[1] > b.shape[1]:
+        return _multiply(b.T, a.T).T
+    return _multiply(a.T, b.T)
+
+
 class _Linear(torch.autograd.Function):
     """A linear layer whose three products are oneDNN's."""
 
@@ -72,7 +79,7 @@ class _Linear(torch.autograd.Function):
         rows, inputs = gradient.flatten(0, -2), x.flatten(0, -2)
         return (
             _multiply(gradient, weight.T) if wanted[0] else None,
-            _multiply(rows.T, inputs.T) if wanted[1] else None,
+            _outer(rows, inputs) if wanted[1] else None,
             rows.sum(0) if wanted[2] else None,
         )
 

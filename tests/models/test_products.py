@@ -35,12 +35,14 @@ def multiplied(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
     return seen
 
 
+@pytest.mark.parametrize("n_out", [10, 40])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(1, 24), (7, 24), (2, 5, 24)])
 def test_outputs_and_gradients_are_torchs(
-    shape: tuple[int, ...], bias: bool, multiplied: list[torch.dtype]
+    shape: tuple[int, ...], bias: bool, n_out: int, multiplied: list[torch.dtype]
 ) -> None:
-    model, x, upstream = layer(bias=bias), states(*shape), states(*shape[:-1], 40)
+    model, x = layer(n_out=n_out, bias=bias), states(*shape)
+    upstream = states(*shape[:-1], n_out)
     wanted = [x.requires_grad_(), *model.parameters()]
     expected = model(x)
     gradients = torch.autograd.grad(expected, wanted, upstream)
