@@ -14,23 +14,27 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from prepare import prepare
 
-from ragkit.data.files import read_jsonl, write_examples, write_passages
+from ragkit.data.files import read_examples, read_jsonl, write_examples, write_passages
 from ragkit.data.schema import Example, Passage
 from ragkit.evaluation.compare import compare
 from ragkit.qa.splits import split_documents
 
 METRICS = ["recall@1", "recall@5", "recall@10", "ndcg@10", "mrr@10"]
 SQUAD_TRAIN, SQUAD_TEST = 1_500, 1_000
-LOOP = {"epochs": 3, "batch_size": 64, "learning_rate": 5e-5}
+RANDOM_NEGATIVES = 16  # a question, as many as mine-negatives leaves
+LOOP = {"epochs": 2, "batch_size": 32, "learning_rate": 3e-5}
+DEV_CORPUS = 600
+FAST = {"precision": "auto"}
 # what differs between the systems; all start from one encoder and take the same steps
 ARMS: dict[str, dict[str, Any]] = {
-    "in-batch (MNRL)": {"loss": {"n_negatives": 0}},
+    "MNRL, random negatives": {"examples": "train-random.jsonl"},
     "ragkit": {},
     "CTL (LocalRQA)": {
         "loss": {"temperature": 1.0, "hard_neg_ratio": 0.05},
@@ -42,6 +46,7 @@ ARMS: dict[str, dict[str, Any]] = {
     },
 }
 RULES = "ragkit, rule-made questions"
+QUESTIONS_BY_RULES = ("faire", "covidqa")
 
 
 def main() -> None:
@@ -56,41 +61,73 @@ def main() -> None:
         folder = given.output / name
         if not (folder / "data" / "test.jsonl").exists():
             SETS[name](given.data / name, folder / "data")
-        seeds = given.seeds or (3 if name in ("faire", "covidqa") else 1)
+        draw_negatives(folder / "data")
+        run(folder / "shared", shared(folder / "data", name))
+        seeds = given.seeds or (3 if name in QUESTIONS_BY_RULES else 1)
         for seed in range(seeds):
-            run(folder, name, seed)
-        print(table(folder, name, seeds))
+            run(folder / f"seed-{seed}", trainings(folder, name, seed))
+        print(table(folder, name, seeds), flush=True)
 
 
-def run(folder: Path, name: str, seed: int) -> None:
-    """Run the pipeline of one set and seed."""
-    path = folder / f"seed-{seed}.yaml"
-    path.write_text(yaml.safe_dump({"steps": steps(folder / "data", name, seed)}, sort_keys=False))
-    output = str(folder / f"seed-{seed}")
-    subprocess.run([sys.executable, "-m", "ragkit", "run", str(path), "-o", output], check=True)
+def run(output: Path, steps: list[dict[str, Any]]) -> None:
+    """Run a pipeline."""
+    path = output.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump({"steps": steps}, sort_keys=False))
+    subprocess.run([sys.executable, "-m", "ragkit", "run", path, "-o", output], check=True)
 
 
-def steps(data: Path, name: str, seed: int) -> list[dict[str, Any]]:
-    """Return the pipeline: negatives, a training for each arm, and all evaluations."""
-    corpus, train, dev = (str(data / f"{n}.jsonl") for n in ("corpus", "train", "dev"))
-    test = {"examples": str(data / "test.jsonl"), "train": [train], "dev": dev, "seed": seed}
-    found: list[dict[str, Any]] = [
-        step("negatives", "mine-negatives", examples=train, seed=seed),
-        step("index", "index", corpus=corpus),
+def shared(data: Path, name: str) -> list[dict[str, Any]]:
+    """Return what no training changes: negatives, questions by rules, untrained systems."""
+    corpus, train = str(data / "corpus.jsonl"), str(data / "train.jsonl")
+    test = {"examples": str(data / "test.jsonl"), "train": [train], "dev": str(data / "dev.jsonl")}
+    dense = {"type": "dense", "index": "@negatives/index"}
+    found = [
+        step("negatives", "mine-negatives", examples=train, corpus=corpus),
         step("bm25", "eval-retriever", **test, retriever={"type": "bm25"}),
-        step("base", "eval-retriever", **test, retriever={"type": "dense", "index": "@index"}),
-        fused("base+bm25", test, {"type": "dense", "index": "@index"}),
+        step("base", "eval-retriever", **test, retriever=dense),
+        fused("base+bm25", test, dense),
     ]
-    for n, arm in enumerate(ARMS.values()):
-        found += trained(f"arm-{n}", "@negatives/train.jsonl", corpus, test, seed, arm)
-    if name in ("faire", "covidqa"):
+    if name in QUESTIONS_BY_RULES:
         rules = {"splits": {"dev": 0.1, "test": 0}, "held_out": [test["examples"]]}
-        found.append(step("qa", "qa-gen", input=corpus, seed=seed, **rules))
-        found.append(step("qa-negatives", "mine-negatives", examples="@qa/train.jsonl", seed=seed))
-        test = {**test, "train": ["@qa/train.jsonl"], "dev": "@qa/dev.jsonl"}
-        one = {"loop": {"epochs": 1}}
-        found += trained("rules", "@qa-negatives/train.jsonl", corpus, test, seed, one)
+        found += [
+            step("qa", "qa-gen", input=corpus, **rules),
+            step("qa-negatives", "mine-negatives", examples="@qa/train.jsonl"),
+        ]
     return found
+
+
+def trainings(folder: Path, name: str, seed: int) -> list[dict[str, Any]]:
+    """Return a training for each arm, and the evaluations of what it trained."""
+    data, mined = folder / "data", folder / "shared"
+    test = {"examples": str(data / "test.jsonl"), "seed": seed}
+    given = {**test, "train": [str(data / "train.jsonl")], "dev": str(data / "dev.jsonl")}
+    corpus = str(data / "corpus.jsonl")
+    found: list[dict[str, Any]] = []
+    for n, arm in enumerate(ARMS.values()):
+        examples = data / arm["examples"] if "examples" in arm else mined / "negatives/train.jsonl"
+        config = {**arm, "examples": str(examples), "seed": seed}
+        found += trained(f"arm-{n}", config, corpus, given)
+    if name in QUESTIONS_BY_RULES:
+        made = {
+            **test,
+            "train": [str(mined / "qa/train.jsonl")],
+            "dev": str(mined / "qa/dev.jsonl"),
+        }
+        config = {"examples": str(mined / "qa-negatives/train.jsonl"), "seed": seed}
+        found += trained("rules", {**config, "loop": {"epochs": 1}}, corpus, made)
+    return found
+
+
+def draw_negatives(data: Path) -> None:
+    """Write train-random.jsonl: for each training question passages that do not answer it."""
+    ids = [r["id"] for r in read_jsonl(data / "corpus.jsonl")]
+    draw = random.Random(0)
+    examples = []
+    for example in read_examples(data / "train.jsonl"):
+        others = [i for i in draw.sample(ids, RANDOM_NEGATIVES + len(example.positive_ids))
+                  if i not in example.positive_ids]  # fmt: skip
+        examples.append(replace(example, negative_ids=tuple(others[:RANDOM_NEGATIVES])))
+    write_examples(data / "train-random.jsonl", examples)
 
 
 def step(name: str, command: str, **config: Any) -> dict[str, Any]:
@@ -105,14 +142,15 @@ def fused(name: str, test: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[
 
 
 def trained(
-    name: str, examples: str, corpus: str, test: Mapping[str, Any], seed: int, arm: dict[str, Any]
+    name: str, config: Mapping[str, Any], corpus: str, test: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Return the steps that train an arm and evaluate it, alone and with BM25."""
-    config = {**arm, "loop": {**LOOP, **arm.get("loop", {})}, "seed": seed}
+    loop = {**LOOP, **config.get("loop", {})}
+    config = {"dev_corpus": DEV_CORPUS, **config, "loop": loop}
     dense = {"type": "dense", "model": f"@{name}-train", "index": f"@{name}-index"}
     return [
-        step(f"{name}-train", "train-retriever", examples=examples, **config),
-        step(f"{name}-index", "index", corpus=corpus, model=f"@{name}-train"),
+        step(f"{name}-train", "train-retriever", **config),
+        step(f"{name}-index", "index", corpus=corpus, model=f"@{name}-train", encoder=FAST),
         step(name, "eval-retriever", **test, retriever=dense),
         fused(f"{name}+bm25", test, dense),
     ]
@@ -124,9 +162,11 @@ def table(folder: Path, name: str, seeds: int) -> str:
     for n, arm in enumerate(ARMS):
         labels |= {f"arm-{n}": arm, f"arm-{n}+bm25": f"{arm} + BM25"}
     labels |= {"rules": RULES, "rules+bm25": f"{RULES} + BM25"}
-    runs = [folder / f"seed-{seed}" for seed in range(seeds)]
-    labels = {key: label for key, label in labels.items() if (runs[0] / key).exists()}
-    records = {key: [read_jsonl(r / key / "per_query.jsonl") for r in runs] for key in labels}
+    records = {
+        key: [read_jsonl(path / "per_query.jsonl") for path in places(folder, key, seeds)]
+        for key in labels
+    }
+    records = {key: found for key, found in records.items() if found}
     clusters = {str(r["id"]): str(r["document"]) for r in records["bm25"][0]}
     sheets = {labels[key]: averaged(of) for key, of in records.items()}
     lines = [f"### {name}: {len(clusters)} questions from {len(set(clusters.values()))} documents"]
@@ -142,6 +182,12 @@ def table(folder: Path, name: str, seeds: int) -> str:
     ours = compare({k: sheets[k] for k in ARMS}, clusters, METRICS, "ragkit")["differences"]
     others = "; ".join(f"{label} {difference(found)}" for label, found in ours.items())
     return "\n".join([*lines, "", f"Over ragkit's own: {others}.", ""])
+
+
+def places(folder: Path, key: str, seeds: int) -> list[Path]:
+    """Return the runs of a step: a run of each seed, one for all, or none."""
+    runs = [folder / "shared", *(folder / f"seed-{seed}" for seed in range(seeds))]
+    return [run / key for run in runs if (run / key / "per_query.jsonl").exists()]
 
 
 def averaged(runs: Iterable[list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
