@@ -16,6 +16,8 @@ IMPLEMENTATION = "ragkit_packed"
 # On a CPU, texts that differ by so many tokens are padded to one another for attention alone: fewer
 # calls, each of which costs a wait for all threads, against a few products more.
 _NEAR = 16
+# On a CPU, texts whose weights together fit its caches, a head's count: 256 x 256.
+_MOST = 1 << 16
 _ROTARY = ("modernbert", "llama", "mistral", "qwen2", "qwen3")
 
 
@@ -70,7 +72,8 @@ def packed_attention(
     Returns: (1, total tokens, heads, head dimension), as transformers expects
     """
     # (tokens, heads, head dimension), the projections' own layout: splitting it copies nothing
-    groups = list(neighbours(packed_lengths, _NEAR if query.device.type == "cpu" else 0))
+    near, most = (_NEAR, _MOST) if query.device.type == "cpu" else (0, None)
+    groups = list(neighbours(packed_lengths, near, most))
     rows = [torch.split(t[0].transpose(0, 1), list(map(sum, groups))) for t in (query, key, value)]
     causal = bool(getattr(module, "is_causal", False))
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -147,11 +150,17 @@ def _attend(
     return nn.functional.dropout(weights.softmax(-1, q.dtype), dropout) @ v
 
 
-def neighbours(lengths: Sequence[int], near: int) -> Iterator[list[int]]:
-    """Yield runs of lengths that differ from their first by `near` at most."""
+def neighbours(
+    lengths: Sequence[int], near: int = 0, most: int | None = None
+) -> Iterator[list[int]]:
+    """Yield runs of lengths that differ from their first by `near` at most.
+
+    most: weights of a head that a run of several texts may have, each as long as the longest
+    """
     run: list[int] = []
     for length in lengths:
-        if run and abs(length - run[0]) > near:
+        weights = (len(run) + 1) * max([*run, length]) ** 2
+        if run and (abs(length - run[0]) > near or (most is not None and weights > most)):
             yield run
             run = []
         run.append(length)

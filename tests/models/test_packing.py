@@ -151,6 +151,10 @@ def test_neighbours_differ_from_their_first_by_little(near: int, expected: list[
     assert list(neighbours([], near)) == []
 
 
+def test_neighbours_have_no_more_weights_together_than_fit_a_cache() -> None:
+    assert list(neighbours([2, 2, 2, 3, 9, 9], 1, 12)) == [[2, 2, 2], [3], [9], [9]]
+
+
 @pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 3])
