@@ -72,6 +72,11 @@ class Config(ExampleSource):
                 "remine, loss.guide: one of them; the guide's vectors are of the passages that the "
                 "examples name at the start"
             )
+        if self.remine and self.loss.distillation:
+            raise ValueError(
+                "remine, loss.distillation: one of them; what is mined while training has no "
+                "teacher's scores"
+            )
         if self.lora and self.lora.quantize and (self.loop.deepspeed or self.loop.fsdp):
             raise ValueError(
                 "lora.quantize: goes with neither loop.deepspeed nor loop.fsdp; a base in 4 bits "

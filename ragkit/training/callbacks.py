@@ -1,7 +1,7 @@
 """What a training run shows and writes down while it goes: progress, history, the dev metric."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,29 @@ from ragkit.training.finite import LossWatch
 class Progress(TrainerCallback):  # type: ignore[misc]
     """Shows pairs/s and the time left, keeps history.jsonl up to date, tells the data the epoch.
 
+    n_pairs: of an epoch
     begin_epoch: called with the number of each epoch that begins, from 0
     """
 
-    def __init__(
-        self, folder: Path, pairs_per_step: int, begin_epoch: Callable[[int], None]
-    ) -> None:
-        self.folder, self.pairs_per_step, self.begin_epoch = folder, pairs_per_step, begin_epoch
+    def __init__(self, folder: Path, n_pairs: int, begin_epoch: Callable[[int], None]) -> None:
+        self.folder, self.n_pairs, self.begin_epoch = folder, n_pairs, begin_epoch
         self.meter: Meter | None = None
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Sized,
+        **_: Any,
     ) -> None:
-        self.meter = Meter("training", state.max_steps * self.pairs_per_step, "pairs")
-        self.meter.skip(state.global_step * self.pairs_per_step)
+        self.steps = -(-len(train_dataloader) // args.gradient_accumulation_steps)
+        self.meter = Meter("training", self._pairs(state.max_steps), "pairs")
+        self.meter.skip(self._pairs(state.global_step))
+
+    def _pairs(self, steps: int) -> int:
+        """Return the pairs of so many steps; the last of an epoch can have fewer than others."""
+        return round(self.n_pairs * steps / self.steps)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -40,7 +49,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         assert self.meter is not None
-        self.meter.advance(self.pairs_per_step)
+        self.meter.advance(self._pairs(state.global_step) - self.meter.done)
         _log_what_is_saved(control)
 
     def on_epoch_end(

@@ -125,7 +125,7 @@ def train_retriever(
             "loss.cached: needs the whole weights in each process, and loop.fsdp and DeepSpeed's "
             "stage 3 take them apart; use configs/deepspeed/zero2.json, or a smaller batch"
         )
-    dataset = _dataset(examples, loss, loop, seed)
+    dataset = _dataset(examples, corpus, loss, loop, seed)
     made_from = _made_from(encoder, dataset.examples, loss, loop, seed)
     checkpoint = find_checkpoint(folder / "checkpoints", made_from)
     if loop.dropout is not None:
@@ -141,7 +141,6 @@ def train_retriever(
         best = Path(state.best_model_checkpoint or checkpoint)
         load_model(plain, best / "model.safetensors")
         return _summary(state, 0.0, metric)
-    pairs_per_step = loop.batch_size * loop.gradient_accumulation * arguments.world_size
     passages: dict[str, TokenIds] = {}  # grows where negatives are mined again
     learn = partial(_tokenize_passages, encoder, corpus, passages)
     learn(dataset.examples)
@@ -157,7 +156,7 @@ def train_retriever(
             loss=loss, batch_size=loop.batch_size, guide=guide,
         ),
         callbacks=[
-            Progress(folder, pairs_per_step, dataset.begin_epoch),
+            Progress(folder, len(dataset), dataset.begin_epoch),
             Watched(model.watch),
             Stamp(made_from),
             *reporters(loop.report_to, folder),
@@ -189,7 +188,11 @@ def train_retriever(
 
 
 def _dataset(
-    examples: Sequence[Example], loss: Contrastive, loop: TrainLoop, seed: int
+    examples: Sequence[Example],
+    corpus: Mapping[str, Passage],
+    loss: Contrastive,
+    loop: TrainLoop,
+    seed: int,
 ) -> PairDataset:
     """Return the training pairs; say what is left out, and what cannot be as it was asked."""
     n_negatives = loss.n_negatives if loss.hard_neg_ratio is None else None
@@ -200,6 +203,13 @@ def _dataset(
             "%d of %d examples have no passage that answers them and are left out",
             left_out, len(examples),
         )  # fmt: skip
+    copied = sum(_asks_with_its_passage(e, corpus) for e in dataset.examples)
+    if copied:
+        logger.warning(
+            "%d of %d examples ask with the very text of their passage: from these a retriever "
+            "learns nothing about questions",
+            copied, len(dataset),
+        )  # fmt: skip
     batch = loop.batch_size * ranks.count()
     if batch > len(dataset):
         logger.warning(
@@ -207,6 +217,11 @@ def _dataset(
             batch, len(dataset),
         )  # fmt: skip
     return dataset
+
+
+def _asks_with_its_passage(example: Example, corpus: Mapping[str, Passage]) -> bool:
+    asked = example.question.split()
+    return any(corpus[i].text.split() == asked for i in example.positive_ids)
 
 
 def _made_from(

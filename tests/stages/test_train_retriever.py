@@ -380,6 +380,7 @@ def test_a_loss_that_is_lost_reaches_the_user_and_leaves_the_run_to_be_gone_on_w
     ("settings", "said"),
     [
         ({"remine": {}, "loss": {"guide": {"model": "embedded"}}}, "remine, loss.guide: one of"),
+        ({"remine": {}, "loss": {"distillation": {}}}, "remine, loss.distillation: one of"),
         (
             {"lora": {"quantize": "4bit"}, "loop": {"deepspeed": "configs/deepspeed/zero2.json"}},
             "lora.quantize: goes with neither",

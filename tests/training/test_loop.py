@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
+from ragkit import log
 from ragkit.config.blocks import EncoderOptions
 from ragkit.config.training import Contrastive, TrainLoop
 from ragkit.data.schema import Example, Passage
@@ -170,6 +172,27 @@ def test_what_is_left_out_and_what_cannot_be_is_said(
     train(fresh(), tmp_path, [*EXAMPLES, *unanswered], batch_size=64, epochs=1)
     assert "2 of 14 examples have no passage that answers them and are left out" in log_lines
     assert "a batch of 64 is more than the 12 examples: each step sees all of them" in log_lines
+    assert not any("very text" in line for line in log_lines)
+
+
+def test_a_question_that_is_its_passage_is_said(
+    fresh: Callable[[], Encoder], tmp_path: Path, log_lines: list[str]
+) -> None:
+    copied = replace(EXAMPLES[0], question=f"{CORPUS['p0'].text}\n")
+    train(fresh(), tmp_path, [copied, *EXAMPLES[1:]], epochs=1)
+    assert any(line.startswith("1 of 12 examples ask with the very text") for line in log_lines)
+
+
+def test_progress_counts_the_pairs_that_there_are(
+    fresh: Callable[[], Encoder],
+    tmp_path: Path,
+    log_lines: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(log, "_LINE_EVERY_S", 0)
+    train(fresh(), tmp_path, batch_size=5, gradient_accumulation=2, epochs=2)
+    shown = [line.split()[1] for line in log_lines if line.startswith("training: ")]
+    assert shown[:4] == ["6/24", "12/24", "18/24", "24/24"]
 
 
 def test_a_sampled_dev_corpus_always_holds_what_dev_names() -> None:
