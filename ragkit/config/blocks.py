@@ -333,6 +333,8 @@ Answerer = Annotated[ExtractiveAnswerer | HfAnswerer | OpenAIAnswerer, Field(dis
 
 
 def beside(path: Path, name: str, context: Mapping[str, Any] | None = None) -> Path | None:
-    """Return the file called `name` in `path`'s folder, if there is or will be one."""
+    """Return the other file called `name` in `path`'s folder, if there is or will be one."""
     candidate = path.parent / name
+    if candidate == path:
+        return None
     return candidate if candidate.exists() or is_pending(candidate, context) else None

@@ -89,6 +89,11 @@ class Contrastive(Block):
     def _check_negatives(self) -> Self:
         if self.hard_neg_ratio is not None and self._is_changed("n_negatives"):
             raise ValueError("hard_neg_ratio: draws the hard negatives instead of n_negatives")
+        if self.distillation and self.hard_neg_ratio is not None:
+            raise ValueError(
+                "hard_neg_ratio, distillation: one of them; the teacher scored each question's own "
+                "negatives, and few questions of a batch would be given one of theirs"
+            )
         if self.distillation and not self.hard_negatives:
             raise ValueError("distillation: needs hard negatives, and n_negatives is 0")
         return self
@@ -187,13 +192,16 @@ class TrainLoop(Block):
         return self
 
 
+Layers = Annotated[list[str], Field(min_length=1)]
+
+
 class Lora(Block):
     """Low-rank adapters in place of all weights (LoRA)."""
 
     r: int = Field(16, gt=0, description="rank of the adapters")
     alpha: int = Field(32, gt=0, description="what they add is multiplied by alpha / r")
     dropout: float = Field(0.0, ge=0, lt=1, description="on their input, while training")
-    target_modules: Literal["all-linear"] | list[str] = Field(
+    target_modules: Literal["all-linear"] | Layers = Field(
         "all-linear", description="layers that get one; all-linear leaves heads out"
     )
     quantize: Literal["4bit"] | None = Field(

@@ -27,7 +27,7 @@ class CorpusFile(Mapping[str, Passage]):
             for number, line in enumerate(f, start=1):
                 if wanted is None or number == following:
                     places.append(place)
-                    hashes.append(hash(json.loads(line)["id"]))
+                    hashes.append(hash(str(json.loads(line)["id"])))
                     following = None if wanted is None else next(wanted, 0)
                 place += len(line)
         self._places = np.asarray(places)

@@ -12,13 +12,13 @@ from math import ceil
 UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0e7f"
 # marks belong to the letter before them: accents, points of Hebrew and Arabic, vowels of India
 _MARKS = "\u0300-\u036f\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0970-\u0dff"
-_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}](?:[^\W{UNSPACED}]|[{_MARKS}])*")
+WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}](?:[^\W{UNSPACED}]|[{_MARKS}])*")
 _PART = re.compile(rf"[^\W{UNSPACED}]+(?:[.,:/-][^\W{UNSPACED}]+)*")
 
 
 def words(text: str) -> list[str]:
     """Return the words of a text, lower case; single characters in Chinese, Japanese, Thai."""
-    return _WORD.findall(_normal(text))
+    return WORD.findall(_normal(text))
 
 
 def figures(text: str) -> frozenset[str]:

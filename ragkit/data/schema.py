@@ -7,10 +7,10 @@ A `Document` is a text as a source has it; a `Passage` is a piece of text that c
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any
+from typing import Any, Self
 
 from ragkit.data.hashes import HashTable
 from ragkit.data.strings import Strings
@@ -79,6 +79,33 @@ class Turn:
 
     role: str
     content: str
+
+
+class Conversation(str):
+    """The turns of a conversation, the question last, as one text with a line each.
+
+    It knows its turns: where it is too long for an encoder the earliest go first, and never the
+    question.
+    """
+
+    turns: tuple[str, ...]
+
+    def __new__(cls, turns: Sequence[str]) -> Self:
+        """Join the turns."""
+        self = super().__new__(cls, "\n".join(turns))
+        self.turns = tuple(turns)
+        return self
+
+    def last_turns(self, fits: Callable[[str], bool]) -> str:
+        """Return as many of the last turns as fit, and the question whether it fits or not."""
+        turns = self.turns
+        while len(turns) > 1 and not fits("\n".join(turns)):
+            turns = turns[1:]
+        return "\n".join(turns)
+
+    def __getnewargs__(self) -> tuple[tuple[str, ...]]:  # type: ignore[override]
+        """Return what a copy is made from."""
+        return (self.turns,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ragkit.data.files import read_json, write_json
 from ragkit.errors import ModelError
-from ragkit.models.layouts import model_file
+from ragkit.models.layouts import DAMAGED, model_file
 
 _ACTIVATIONS = {
     activation.__name__: activation
@@ -44,15 +44,19 @@ class Dense(nn.Module):
             raise ModelError(f"{source}: modules.json names {path}, without a config or weights")
         config = read_json(file)
         _check(source, path, config)
-        layer = cls(
-            config["in_features"],
-            config["out_features"],
-            config.get("bias", True),
-            _activation(config),
-        )
-        layer.load_state_dict(
-            load_file(weights) if weights else torch.load(str(pickled), weights_only=True)
-        )
+        try:
+            layer = cls(
+                config["in_features"],
+                config["out_features"],
+                config.get("bias", True),
+                _activation(config),
+            )
+            layer.load_state_dict(
+                load_file(weights) if weights else torch.load(str(pickled), weights_only=True)
+            )
+        except DAMAGED as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ModelError(f"{source}: {path}: cannot be loaded: {reason}") from error
         return layer
 
     def save(self, folder: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ragkit.config.blocks import EncoderOptions
+from ragkit.data.schema import Conversation
 from ragkit.errors import ModelError
 from ragkit.models import packing, products
 from ragkit.models.dense import Dense
@@ -35,6 +36,13 @@ from ragkit.models.loading import load_tower
 from ragkit.models.resolve import resolve_model
 
 Kind = Literal["query", "passage"]
+
+
+# what of a transformer's configuration changes its vectors and is in no weight
+_COMPUTED = (
+    "hidden_act", "hidden_activation", "layer_norm_eps", "rms_norm_eps", "rope_parameters",
+    "sliding_window", "layer_types", "use_bidirectional_attention", "is_causal",
+)  # fmt: skip
 
 
 class Encoder(nn.Module):
@@ -85,8 +93,14 @@ class Encoder(nn.Module):
         digest = hashlib.sha256(repr(self.settings).encode())
         digest.update(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode())
         digest.update(repr(_token_ids(self, ["A b"])).encode())  # what the tokenizer adds, changes
+        config = self.model.config
+        computed = [repr(getattr(config, key, None)) for key in _COMPUTED]
+        computed += [type(layer.activation).__name__ for layer in self._dense_layers()]
+        digest.update(repr(computed).encode())
         for part in (self.model, self.dense):
             for name, weights in part.state_dict().items():
+                if name.startswith("pooler."):  # unused, and random where a folder has none
+                    continue
                 digest.update(name.encode())
                 digest.update(weights.detach().cpu().flatten().view(torch.uint8).numpy())
         if self.passage_tower is not None:
@@ -154,10 +168,21 @@ class Encoder(nn.Module):
         return type(self)(self.model, self.tokenizer, settings, self.dense, passages)
 
     def tokenize(self, texts: Sequence[str], kind: Kind) -> list[list[int]]:
-        """Return the token ids of each text with its prefix, cut at the encoder's limit."""
+        """Return the token ids of each text with its prefix, cut at the encoder's limit.
+
+        Of a `Conversation` that is too long the earliest turns are left out; other texts lose
+        their end.
+        """
         tower = self.tower(kind)
         prefix = tower._prefix(kind)
-        return _token_ids(tower, [prefix + text for text in texts])
+        token_ids = _token_ids(tower, [prefix + text for text in texts])
+        for i, text in enumerate(texts):
+            if isinstance(text, Conversation) and len(token_ids[i]) >= tower.settings.max_length:
+                shorter = text.last_turns(
+                    lambda t: len(_token_ids(tower, [prefix + t])[0]) < tower.settings.max_length
+                )
+                token_ids[i] = _token_ids(tower, [prefix + shorter])[0]
+        return token_ids
 
     def encode_as(self, kind: Kind, token_ids: Sequence[Sequence[int]]) -> Tensor:
         """Encode tokenised texts of one kind; return (B, D) vectors, in the order given."""
@@ -271,7 +296,8 @@ class Encoder(nn.Module):
             (folder / path).mkdir(exist_ok=True)
         place = folder / modules[0][1]
         implementation = self.model.config._attn_implementation
-        self.model.set_attn_implementation("sdpa")
+        if implementation == packing.IMPLEMENTATION:
+            self.model.set_attn_implementation("sdpa")
         try:
             self.model.save_pretrained(place)
         finally:

@@ -11,11 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from ragkit.data.files import read_json, write_json
 from ragkit.errors import ModelError
 from ragkit.log import logger
 
 Module = tuple[str, str]  # its class and its subfolder
+
+# what broken or foreign files make libraries raise
+DAMAGED = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 _POOLINGS = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
 _PASSAGE_NAMES = ("document", "passage", "corpus")  # sentence-transformers' own order

@@ -28,7 +28,7 @@ from transformers import (
 
 from ragkit.config.blocks import EncoderOptions
 from ragkit.errors import MissingExtraError, ModelError
-from ragkit.models.layouts import EncoderSettings, TowerLayout
+from ragkit.models.layouts import DAMAGED, EncoderSettings, TowerLayout
 from ragkit.models.packing import is_causal
 
 _NO_LIMIT = 1_000_000  # tokenizers without a limit say 1e30
@@ -50,10 +50,12 @@ def load_tower(
         config = AutoConfig.from_pretrained(**place, trust_remote_code=remote)
         model = _load_model(deepcopy(config), place, remote, quantize)
         tokenizer = AutoTokenizer.from_pretrained(**place, trust_remote_code=remote)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (*DAMAGED, ImportError) as error:
         reason = str(error).strip().split("\n")[0]
+        if layout.source.count("/") == 1 and not Path(layout.source).exists():
+            reason += f" (and there is no folder {layout.source} here)"
         raise ModelError(f"{layout.source}: cannot be loaded: {reason}") from error
-    limits = _positions(model), min(int(tokenizer.model_max_length), _NO_LIMIT)
+    limits = positions(model), min(int(tokenizer.model_max_length), _NO_LIMIT)
     settings = _settings(layout, config, limits, options)
     if settings.lower_case:
         _lower_case(layout.source, tokenizer)
@@ -132,8 +134,9 @@ def _settings(
     config: the one in the folder
     limits: tokens that the model has positions for, and that the tokenizer knows of
     """
+    # where the folder says a length, it overrules the tokenizer, as in sentence-transformers
     values = {"max_length": min(limits), **(layout.said or _plain_settings(config))}
-    values["max_length"] = min(values["max_length"], *limits)
+    values["max_length"] = min(values["max_length"], limits[0])
     wanted = options.model_dump(include=set(EncoderSettings.__dataclass_fields__))
     values |= {key: value for key, value in wanted.items() if value is not None}
     if values["max_length"] > limits[0]:
@@ -155,15 +158,16 @@ def _plain_settings(config: PretrainedConfig) -> dict[str, Any]:
     return {"pooling": "last" if is_decoder and is_causal(config) else "mean"}
 
 
-def _positions(model: PreTrainedModel) -> int:
+def positions(model: PreTrainedModel) -> int:
     """Return how many tokens a model has positions for.
 
     In models of RoBERTa's kind the first positions of the table are those of padding.
     """
-    positions = int(getattr(model.config, "max_position_embeddings", 0) or _NO_LIMIT)
+    count = int(getattr(model.config, "max_position_embeddings", 0) or 0)
+    count = count if count > 0 else _NO_LIMIT  # XLNet says -1
     table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
-    return positions if padding is None else positions - int(padding) - 1
+    return count if padding is None else count - int(padding) - 1
 
 
 def _lower_case(source: str, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -39,6 +39,12 @@ def count() -> int:
     return int(said)
 
 
+def on_several_machines() -> bool:
+    """Return whether the processes of this launch are not all on this machine."""
+    size = count()
+    return int(os.environ.get("LOCAL_WORLD_SIZE", size)) != size
+
+
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
     """Be part of the process group while the block runs; needs more than one process.

@@ -17,8 +17,11 @@ import torch
 from torch import nn
 
 from ragkit.config.blocks import Reranker as Options
+from ragkit.data.schema import Conversation
 from ragkit.errors import ModelError
 from ragkit.models.devices import pick_device, use_bf16
+from ragkit.models.layouts import DAMAGED
+from ragkit.models.loading import positions
 from ragkit.models.resolve import resolve_model
 
 if TYPE_CHECKING:
@@ -57,7 +60,7 @@ class Reranker:
                 local_files_only=Path(folder).is_dir(),
                 model_kwargs={"dtype": torch.float32},
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (*DAMAGED, ImportError) as error:
             reason = str(error).strip().split("\n")[0]
             raise ModelError(f"{options.model}: cannot be loaded: {reason}") from error
         if model.num_labels != 1:
@@ -71,12 +74,13 @@ class Reranker:
                 f"{options.model}: no cross-encoder but a {', '.join(saved)}; the part of it that "
                 "scores pairs would be random numbers"
             )
-        positions = int(getattr(model.config, "max_position_embeddings", 0) or _NO_LIMIT)
-        if options.max_length and options.max_length > positions:
+        most = positions(model.model.base_model)
+        if options.max_length and options.max_length > most:
             raise ModelError(
-                f"max_length: {options.max_length} is more than the {positions} tokens that "
+                f"max_length: {options.max_length} is more than the {most} tokens that "
                 f"{options.model} has positions for"
             )
+        model.max_seq_length = min(int(model.max_seq_length or most), most)
         return cls(model, options)
 
     def fingerprint(self) -> str:
@@ -97,8 +101,10 @@ class Reranker:
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Return the logit of each (question, passage), in the order given.
 
-        Pairs of like length share a batch; the order of the pairs does not matter.
+        Pairs of like length share a batch; the order of the pairs does not matter. A conversation
+        gives up its earliest turns until it leaves half of the room to the passage.
         """
+        pairs = self._with_room(pairs)
         scores = [0.0] * len(pairs)
         bf16 = use_bf16(self.options.precision, self.device)
         autocast = (
@@ -115,6 +121,14 @@ class Reranker:
             for i, score in zip(batch, found.tolist(), strict=True):
                 scores[i] = score
         return scores
+
+    def _with_room(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        most = self.max_length // 2
+        asked = {q for q, _ in pairs if isinstance(q, Conversation)}
+        shorter: dict[str, str] = {
+            q: q.last_turns(lambda t: self._lengths([t])[0] <= most) for q in asked
+        }
+        return [(shorter.get(q, q), p) for q, p in pairs]
 
     def _batches(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
         """Return positions by length, longest first, padded to at most the budget together."""

@@ -1,15 +1,15 @@
 """Ranking by words: BM25 (Robertson et al., 1994; Lucene's form), by the package bm25s."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import bm25s
 import numpy as np
 
 from ragkit.config.blocks import Bm25
+from ragkit.data.nearduplicates import WORD
 from ragkit.data.schema import Passage
 from ragkit.retrieval.fusion import best
-
-_WORD = r"(?u)\b\w+\b"  # bm25s's own pattern drops words of one character: `LAN 1`, `R`
 
 
 class Bm25Searcher:
@@ -49,9 +49,11 @@ class Bm25Searcher:
 
     def _tokens(self, texts: Sequence[str]) -> list[list[str]]:
         stopwords = "en" if self.config.stopwords == "english" else []
+        # bm25s's own pattern drops words of one character (`LAN 1`, `R`), knows no script that is
+        # written without spaces, and takes the marks of others for the ends of words
         tokens: list[list[str]] = bm25s.tokenize(
-            list(texts),
-            token_pattern=_WORD,
+            [t if t.isascii() else unicodedata.normalize("NFC", t) for t in texts],
+            token_pattern=WORD.pattern,
             stopwords=stopwords,
             return_ids=False,
             show_progress=False,

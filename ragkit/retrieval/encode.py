@@ -109,8 +109,9 @@ def _encode_shard(
     token_ids = encoder.tokenize(texts, kind)
     if cut := count_cut(encoder.tower(kind), token_ids):
         logger.info(
-            "%d of %d %ss fill the encoder's %d tokens; the rest of them is not seen",
-            cut, len(texts), kind, encoder.tower(kind).settings.max_length,
+            "%d of %d %s fill the encoder's %d tokens; the rest of them is not seen",
+            cut, len(texts), "queries" if kind == "query" else "passages",
+            encoder.tower(kind).settings.max_length,
         )  # fmt: skip
     device = encoder.device
     region = products.bf16(device) if use_bf16(options.precision, device) else nullcontext

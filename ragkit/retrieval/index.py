@@ -23,6 +23,8 @@ from ragkit.models.encoder import Encoder
 from ragkit.retrieval.encode import Vectors, encode
 from ragkit.retrieval.sharing import forget_progress
 
+_MANIFEST = ("model", "encoder_sha256", "corpus_sha256", "passages", "dimensions")
+
 
 @dataclass
 class VectorIndex:
@@ -68,10 +70,22 @@ class VectorIndex:
                     f"{folder}: not an index ({name} is missing); make one: ragkit index"
                 )
         ids = read_text(folder / "ids.txt").splitlines()
-        vectors = np.load(folder / "embeddings.npy", mmap_mode="r")
+        try:
+            vectors = np.load(folder / "embeddings.npy", mmap_mode="r")
+            manifest = read_json(folder / "manifest.json")
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{folder}: damaged ({error}); make it again: ragkit index") from error
         if len(ids) != len(vectors):
-            raise DataError(f"{folder}: {len(ids)} ids and {len(vectors)} vectors")
-        return cls(ids, np.asarray(vectors), read_json(folder / "manifest.json"))
+            raise DataError(
+                f"{folder}: damaged ({len(ids)} ids and {len(vectors)} vectors); make it again: "
+                "ragkit index"
+            )
+        if missing := [k for k in _MANIFEST if k not in manifest]:
+            raise DataError(
+                f"{folder / 'manifest.json'}: {', '.join(missing)} missing; make the index again: "
+                "ragkit index"
+            )
+        return cls(ids, np.asarray(vectors), manifest)
 
 
 class RenderedTexts(Sequence[str]):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from ragkit.config.blocks import Bm25, Dense, Fused, Retriever
-from ragkit.data.schema import Example, Passage
+from ragkit.data.schema import Conversation, Example, Passage
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval import fusion
 from ragkit.retrieval.bm25 import Bm25Searcher
@@ -96,7 +96,7 @@ def needs_dev(config: Retriever) -> bool:
     return isinstance(config, Fused) and config.method == "weighted" and config.weight == "auto"
 
 
-def query_text(example: Example) -> str:
+def query_text(example: Example) -> Conversation:
     """Return what is searched for: the question, after the last turns of its conversation."""
     turns = [turn.content for turn in example.history[-_HISTORY_TURNS:]]
-    return "\n".join([*turns, example.question])
+    return Conversation([*turns, example.question])

@@ -32,7 +32,7 @@ def together() -> Iterator[tuple[int, int]]:
     if size == 1:
         yield 0, 1
         return
-    if int(os.environ.get("LOCAL_WORLD_SIZE", size)) != size:
+    if ranks.on_several_machines():
         raise RunError(
             f"encoding into one file is shared by the processes of one machine, not by {size} on "
             "several; start it on one of them"
@@ -72,6 +72,7 @@ class PartialArray:
         if not done:
             forget_progress(self.out)
             np.lib.format.open_memmap(self.partial, "w+", np.dtype(np.float32), self.shape)
+            _reserve(self.partial)
         else:
             self._keep_one_account(done)
         return done
@@ -150,3 +151,20 @@ def _account(out: Path, rank: int) -> Path:
 
 def _accounts(out: Path) -> list[Path]:
     return sorted(out.parent.glob(f"{out.stem}.progress*.json"))
+
+
+def _reserve(path: Path) -> None:
+    """Have the disk give a file all its room: a mapped page without any ends the process.
+
+    Raises:
+        RunError: there is not so much room.
+    """
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    try:
+        with path.open("r+b") as f:
+            os.posix_fallocate(f.fileno(), 0, os.fstat(f.fileno()).st_size)
+    except OSError as error:
+        size = path.stat().st_size
+        path.unlink()
+        raise RunError(f"{path}: no room for its {size:,} bytes: {error.strerror}") from error

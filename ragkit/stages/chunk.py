@@ -15,6 +15,7 @@ from ragkit.data.schema import Document, Passage, distinct_passages
 from ragkit.log import logger, progress
 from ragkit.models.resolve import load_tokenizer
 from ragkit.runs import Run
+from ragkit.stages.sources import bad_lines
 
 
 class Config(DocumentSource):
@@ -58,7 +59,7 @@ def read_source(config: DocumentSource, run: Run) -> Iterator[Document]:
         encoding=config.encoding,
         max_cell_chars=config.max_cell_chars,
         markup=config.markup,
-        skip_bad=run / "bad-lines.jsonl" if config.skip_bad else None,
+        skip_bad=bad_lines(config, run),
     )
 
 

@@ -99,7 +99,8 @@ def _retrieve(
     """Return the passages of each question, id to score, and what the retriever chose on dev."""
     if config.passages == "gold":
         return {e.id: dict.fromkeys(e.positive_ids, 1.0) for e in examples}, {}
-    searcher = build_searcher(config.retriever, corpus, weight_chooser(config, corpus))
+    chooser = weight_chooser(config, config.retriever, corpus, run)
+    searcher = build_searcher(config.retriever, corpus, chooser)
     with run.timed("retrieval"):
         found = searcher.search([query_text(e) for e in examples], config.top_k)
     run.timings["retrieval_ms_per_question"] = round(

@@ -51,7 +51,8 @@ def run(config: Config, run: Run) -> None:
     evaluate(qrels, {}, config.metrics)  # a wrong metric name is told before the work
     train = check_leaks(config, examples)
     documents = documents_of(examples, corpus)
-    searcher = build_searcher(config.retriever, corpus, weight_chooser(config, corpus))
+    chooser = weight_chooser(config, config.retriever, corpus, run)
+    searcher = build_searcher(config.retriever, corpus, chooser)
     with run.timed("searching"):
         depth = max(config.top_k, deepest(config.metrics))
         found = searcher.search([query_text(e) for e in examples], depth)

@@ -13,6 +13,7 @@ from ragkit.data.formats.dataset import Dataset, Options
 from ragkit.errors import DataError
 from ragkit.log import logger
 from ragkit.runs import Run
+from ragkit.stages.sources import bad_lines
 
 _SPLITS = ("train", "dev", "test", "examples")
 
@@ -51,7 +52,7 @@ class Config(StageConfig):
 
 def run(config: Config, run: Run) -> None:
     """Write the files of the format into a folder of its name, and export.json."""
-    dataset = _read(config, run / "bad-lines.jsonl" if config.skip_bad else None)
+    dataset = _read(config, bad_lines(config, run))
     names = config.dalm_columns
     options = Options(
         Columns(text=names.passage, title=names.title),

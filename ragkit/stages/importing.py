@@ -21,6 +21,7 @@ from ragkit.data.formats.dataset import Dataset, Options
 from ragkit.errors import DataError
 from ragkit.log import logger
 from ragkit.runs import Run
+from ragkit.stages.sources import bad_lines
 
 
 class Config(StageConfig):
@@ -51,7 +52,7 @@ def run(config: Config, run: Run) -> None:
         config.question_columns,
         encoding=config.encoding,
         max_cell_chars=config.max_cell_chars,
-        skip_bad=run / "bad-lines.jsonl" if config.skip_bad else None,
+        skip_bad=bad_lines(config, run),
     )
     with run.timed("reading"):
         if config.corpus is not None:

@@ -11,6 +11,7 @@ from ragkit.data.files import read_json
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval.index import build_index
 from ragkit.runs import Run
+from ragkit.stages.sources import bad_lines
 
 DISTRIBUTED = True
 
@@ -25,7 +26,7 @@ class Config(StageConfig):
 
 def run(config: Config, run: Run) -> None:
     """Encode; write embeddings.npy, ids.txt and manifest.json."""
-    corpus = open_corpus(config.corpus, run / "bad-lines.jsonl" if config.skip_bad else None)
+    corpus = open_corpus(config.corpus, bad_lines(config, run))
     encoder = Encoder.load(config.model, config.encoder)
     with run.timed("encoding"):
         build_index(encoder, corpus, config.model, config.encoder, run.path, shared=True)

@@ -33,7 +33,7 @@ from ragkit.retrieval.negatives import POSITIVE, KnownQueries, Mined, Rules, min
 from ragkit.retrieval.reranking import Rescorer
 from ragkit.retrieval.searchers import FusedSearcher, Searcher, query_text
 from ragkit.runs import Run
-from ragkit.stages.sources import ExampleSource, read_sources
+from ragkit.stages.sources import ExampleSource, bad_lines, read_sources
 
 
 class Rescoring(Reranker):
@@ -111,6 +111,7 @@ class Config(ExampleSource):
 def run(config: Config, run: Run) -> None:
     """Rank, drop likely answers, keep the rest; write train.jsonl, dropped.jsonl, mining.json."""
     examples, corpus = read_sources(config, run)
+    dev = read_examples(config.dev, corpus, bad_lines(config, run)) if config.dev else []
     rescore = None
     if config.reranker:
         cross = reranker.Reranker.load(config.reranker)
@@ -130,7 +131,10 @@ def run(config: Config, run: Run) -> None:
         )
     write_examples(run / "train.jsonl", mined.examples)
     write_jsonl(run / "dropped.jsonl", _dropped(mined))
-    _copy_neighbours(config, corpus, run)
+    # copied, so that training works on the new examples alone
+    write_passages(run / "corpus.jsonl", corpus.values())
+    if dev:
+        write_examples(run / "dev.jsonl", dev)
     write_json(run / "mining.json", _report(mined))
 
 
@@ -199,10 +203,3 @@ def _report(mined: Mined) -> dict[str, Any]:
             {"id": i, "negatives": of[i], "lost": reasons} for i, reasons in mined.too_few.items()
         ],
     }
-
-
-def _copy_neighbours(config: Config, corpus: Mapping[str, Passage], run: Run) -> None:
-    """Copy corpus and dev examples, so that training works on the new examples alone."""
-    write_passages(run / "corpus.jsonl", corpus.values())
-    if config.dev is not None:
-        write_examples(run / "dev.jsonl", read_examples(config.dev, corpus))

@@ -20,7 +20,8 @@ from ragkit.retrieval.searchers import (
     needs_dev,
     query_text,
 )
-from ragkit.stages.sources import ExampleSource
+from ragkit.runs import Run
+from ragkit.stages.sources import ExampleSource, bad_lines
 
 METRICS = ["recall@1", "recall@5", "recall@10", "ndcg@10", "mrr@10"]
 _SHOWN_LEAKS = 3
@@ -67,16 +68,23 @@ class EvaluationSource(ExampleSource):
 
 
 def weight_chooser(
-    config: EvaluationSource, corpus: Mapping[str, Passage]
-) -> Callable[[Searcher, Searcher], float]:
-    """Return the function that chooses a fusion weight by nDCG@10 on the dev examples."""
+    config: EvaluationSource, retriever: Retriever, corpus: Mapping[str, Passage], run: Run
+) -> Callable[[Searcher, Searcher], float] | None:
+    """Return the function that chooses a fusion weight by nDCG@10 on the dev examples.
+
+    None where nothing is to be chosen on dev. What is wrong with dev is told before the work.
+
+    Raises:
+        DataError: malformed dev examples, or none with positives.
+    """
+    if config.dev is None or not needs_dev(retriever):
+        return None
+    dev = read_examples(config.dev, corpus, bad_lines(config, run))
+    qrels, queries = qrels_of(dev), [query_text(e) for e in dev]
+    if not qrels:
+        raise DataError(f"{config.dev}: no example has positive_ids; no weight can be chosen")
 
     def choose(dense: Searcher, bm25: Searcher) -> float:
-        assert config.dev is not None
-        dev = read_examples(config.dev, corpus)
-        qrels, queries = qrels_of(dev), [query_text(e) for e in dev]
-        if not qrels:
-            raise DataError(f"{config.dev}: no example has positive_ids; no weight can be chosen")
 
         def score(rankings: Sequence[Mapping[str, float]]) -> float:
             ranked = {e.id: dict(r) for e, r in zip(dev, rankings, strict=True)}

@@ -18,6 +18,7 @@ from ragkit.data.files import (
 from ragkit.data.schema import Example
 from ragkit.retrieval.searchers import build_searcher, needs_dev, query_text
 from ragkit.runs import Run
+from ragkit.stages.sources import bad_lines
 
 
 class Config(StageConfig):
@@ -58,8 +59,10 @@ class Config(StageConfig):
 def run(config: Config, run: Run) -> None:
     """Search; write results.jsonl and run.trec."""
     assert config.corpus is not None
-    corpus = read_corpus(config.corpus)
-    examples = read_examples(config.file) if config.file else [Example("query", config.query)]
+    corpus = read_corpus(config.corpus, bad_lines(config, run))
+    examples = [Example("query", config.query)]
+    if config.file:
+        examples = read_examples(config.file, skip_bad=bad_lines(config, run))
     searcher = build_searcher(config.retriever, corpus)
     with run.timed("searching"):
         found = searcher.search([query_text(e) for e in examples], config.top_k)

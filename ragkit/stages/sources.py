@@ -39,11 +39,15 @@ class ExampleSource(StageConfig):
         return self.corpus
 
 
+def bad_lines(config: StageConfig, run: Run) -> Path | None:
+    """Return the file in which malformed lines are set aside; None: they are an error."""
+    return run / "bad-lines.jsonl" if config.skip_bad else None
+
+
 def read_sources(config: ExampleSource, run: Run) -> tuple[list[Example], dict[str, Passage]]:
     """Read examples and corpus, checked against each other."""
-    skip_bad = run / "bad-lines.jsonl" if config.skip_bad else None
-    corpus = read_corpus(config.corpus_path, skip_bad)
-    examples = read_examples(config.examples, corpus, skip_bad)
+    corpus = read_corpus(config.corpus_path, bad_lines(config, run))
+    examples = read_examples(config.examples, corpus, bad_lines(config, run))
     logger.info("%d examples, %d passages", len(examples), len(corpus))
     return examples, corpus
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -21,7 +22,7 @@ from ragkit.models.encoder import Encoder
 from ragkit.retrieval.guards import CorpusWords
 from ragkit.retrieval.negatives import Rules, remine
 from ragkit.runs import Run
-from ragkit.stages.sources import ExampleSource, read_sources
+from ragkit.stages.sources import ExampleSource, bad_lines, read_sources
 from ragkit.training.remining import Remine
 from ragkit.training.retriever import Evaluate, train_retriever, write_summary
 from ragkit.training.selection import dev_corpus, scorer
@@ -72,11 +73,15 @@ class Config(ExampleSource):
                 "remine, loss.guide: one of them; the guide's vectors are of the passages that the "
                 "examples name at the start"
             )
+        if self.remine and not self.loss.hard_negatives:
+            raise ValueError("remine: mines for nothing, as loss.n_negatives is 0")
         if self.remine and self.loss.distillation:
             raise ValueError(
                 "remine, loss.distillation: one of them; what is mined while training has no "
                 "teacher's scores"
             )
+        if self.encoder.device != "auto":
+            raise ValueError("encoder.device: training says it by loop.device; leave it unset")
         if self.lora and self.lora.quantize and (self.loop.deepspeed or self.loop.fsdp):
             raise ValueError(
                 "lora.quantize: goes with neither loop.deepspeed nor loop.fsdp; a base in 4 bits "
@@ -94,7 +99,7 @@ class Config(ExampleSource):
 def run(config: Config, run: Run) -> None:
     """Train; write model/, checkpoints/, history.jsonl and metrics.json; with LoRA adapter/ too."""
     examples, corpus = read_sources(config, run)
-    dev = read_examples(config.dev, corpus) if config.dev else []
+    dev = read_examples(config.dev, corpus, bad_lines(config, run)) if config.dev else []
     if not dev:
         logger.warning("no dev examples: the last checkpoint is kept, not the best")
     encoder = _load(config, config.lora.quantize if config.lora else None)
@@ -127,6 +132,8 @@ def run(config: Config, run: Run) -> None:
     encoder.to("cpu").save(temporary)
     shutil.rmtree(run / "model", ignore_errors=True)
     temporary.rename(run / "model")
+    # what an earlier process did of it is in there too
+    trained = replace(trained, seconds=round(run.timings["training"], 1))
     write_summary(run / "metrics.json", trained, config.metric)
 
 

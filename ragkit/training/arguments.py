@@ -132,15 +132,38 @@ def deepspeed_settings(path: Path, bf16: bool) -> dict[str, Any]:
             f"loop.deepspeed: {path}: zero_optimization.{gathered}: must be true at stage 3; "
             "without it the checkpoints hold no weights that another program loads"
         )
+    settings, precision = _without_idle_precision(settings)
+    if precision.get("fp16"):
+        problems.append(f"loop.deepspeed: {path}: fp16: not trained in; leave it out")
+    if precision.get("bf16") is True and not bf16:
+        problems.append(
+            f"loop.deepspeed: {path}: bf16: contradicts loop.precision, which comes to fp32 here"
+        )
     if problems:
         raise ConfigError(problems)
     # an "auto" below zero_optimization stands for DeepSpeed's default
     settings["zero_optimization"] = {k: v for k, v in zero.items() if v != "auto"}
     filled = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
     settings |= dict.fromkeys(filled, "auto")
-    if bf16 and not {"bf16", "fp16", "torch_autocast"} & set(settings):
+    if bf16 and not {"bf16", "torch_autocast"} & set(settings):
         settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
     return settings
+
+
+def _without_idle_precision(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return DeepSpeed's settings without precisions that are off, and what the others say.
+
+    `fp16: auto` is off: the Trainer, which fills it in, is not told to train in it.
+    """
+    said = {
+        name: settings[name].get("enabled", False)
+        for name in ("bf16", "fp16")
+        if isinstance(settings.get(name), Mapping)
+    }
+    off = [n for n, on in said.items() if on is False or (n == "fp16" and on == "auto")]
+    return {k: v for k, v in settings.items() if k not in off}, {
+        n: on for n, on in said.items() if n not in off
+    }
 
 
 def shards_weights(loop: TrainLoop) -> bool:

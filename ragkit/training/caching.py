@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval.encode import batches
+from ragkit.training.dropout import draws
 
 
 def encode_in_chunks(
@@ -55,7 +56,7 @@ class _Chunk:
 
     def encode_first(self) -> Tensor:
         """Encode without a graph; remember the random numbers if any are drawn."""
-        if not _draws(self.encoder):
+        if not draws(self.encoder):
             return self.encode()
         self.random = _RandomState.now(self.encoder.device)
         with torch.enable_grad():  # the same kernels draw the same numbers
@@ -103,11 +104,6 @@ class _Cached(torch.autograd.Function):
 
 def _places(chunks: list[_Chunk], like: Tensor) -> Tensor:
     return torch.tensor([i for chunk in chunks for i in chunk.places], device=like.device)
-
-
-def _draws(encoder: Encoder) -> bool:
-    """Return whether an encoder draws random numbers: it trains with dropout."""
-    return encoder.training and any(m.p > 0 for m in encoder.modules() if isinstance(m, nn.Dropout))
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,10 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self.meter: Meter | None = None
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        train_dataloader: Sized,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
-        self.steps = -(-len(train_dataloader) // args.gradient_accumulation_steps)
+        batches: Sized = more["train_dataloader"]
+        self.steps = -(-len(batches) // args.gradient_accumulation_steps)
         self.meter = Meter("training", self._pairs(state.max_steps), "pairs")
         self.meter.skip(self._pairs(state.global_step))
 

@@ -191,10 +191,13 @@ def passage_table(examples: Sequence[Example]) -> list[str]:
     return list(dict.fromkeys(i for e in examples for i in (*e.positive_ids, *e.negative_ids)))
 
 
-def check_contrast(examples: Sequence[Example], loss: Contrastive, batch_size: int) -> None:
+def check_contrast(
+    examples: Sequence[Example], loss: Contrastive, batch_size: int, mines: bool = False
+) -> None:
     """Refuse data from which the loss can learn nothing; say once how much the teacher left out.
 
     examples: those with positives
+    mines: they get hard negatives before they are drawn
 
     Raises:
         DataError: no example, one passage only, questions alone in their batches, no scores.
@@ -202,12 +205,12 @@ def check_contrast(examples: Sequence[Example], loss: Contrastive, batch_size: i
     if not examples:
         raise DataError("no training example has a passage that answers it (positive_ids)")
     table = passage_table(examples)
-    if len(table) == 1:
+    if len(table) == 1 and not mines:
         raise DataError(
             f"nothing to contrast: the training examples name one passage only ({table[0]}); "
             "add questions of other passages, or hard negatives (ragkit mine-negatives)"
         )
-    drawn = loss.hard_negatives and any(e.negative_ids for e in examples)
+    drawn = loss.hard_negatives and (mines or any(e.negative_ids for e in examples))
     if batch_size * world_size() == 1 and not drawn:
         raise DataError(
             "nothing to contrast: loop.batch_size is 1 and no hard negatives are drawn; "

@@ -1,7 +1,7 @@
 """An encoder with the contrastive objective on top: from a batch of token ids to a loss."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import MutableMapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,10 @@ class ContrastiveModel(nn.Module):
         super().__init__()
         self.encoder, self.loss, self.watch = encoder, loss, watch or LossWatch()
         self.cuts = _cuts(loss, encoder.dimensions)
+        self.register_state_dict_post_hook(_leave_out_aliases)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
+            _expect_no_aliases
+        )
 
     def forward(
         self,
@@ -103,6 +107,26 @@ def _false_negatives(sides: _Sides, who: Candidates, margin: float) -> tuple[Ten
         false_negative_mask(to_passages, to_passages.gather(1, who.positive[:, None]), margin),
         false_negative_mask(to_queries, theirs[None], margin),
     )
+
+
+def _aliases(module: nn.Module) -> set[str]:
+    """Return the second names of weights that have two, as T5's embeddings do."""
+    names = {name for name, _ in module.named_parameters()}
+    return {name for name, _ in module.named_parameters(remove_duplicate=False)} - names
+
+
+def _leave_out_aliases(
+    module: nn.Module, state: MutableMapping[str, Any], prefix: str, _: dict[str, Any]
+) -> None:
+    """Save each weight under one name: safetensors refuses two for the same memory."""
+    for name in _aliases(module):
+        state.pop(prefix + name, None)
+
+
+def _expect_no_aliases(module: nn.Module, keys: Any) -> None:
+    """Miss no second name when a state is loaded."""
+    aliases = tuple(_aliases(module))
+    keys.missing_keys[:] = [key for key in keys.missing_keys if not key.endswith(aliases)]
 
 
 def _cuts(loss: Contrastive, dimensions: int) -> list[tuple[int, float]]:

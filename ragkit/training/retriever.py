@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_model
-from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerState
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -37,6 +36,7 @@ from ragkit.training.collate import (
     passage_table,
 )
 from ragkit.training.contrastive import ContrastiveModel
+from ragkit.training.dropout import set_dropout
 from ragkit.training.finite import LossWatch
 from ragkit.training.guide import guide_vectors
 from ragkit.training.remining import Remine, RemineNegatives
@@ -125,11 +125,11 @@ def train_retriever(
             "loss.cached: needs the whole weights in each process, and loop.fsdp and DeepSpeed's "
             "stage 3 take them apart; use configs/deepspeed/zero2.json, or a smaller batch"
         )
-    dataset = _dataset(examples, corpus, loss, loop, seed)
+    dataset = _dataset(examples, corpus, loss, loop, seed, mines=remine is not None)
     made_from = _made_from(encoder, dataset.examples, loss, loop, seed)
     checkpoint = find_checkpoint(folder / "checkpoints", made_from)
     if loop.dropout is not None:
-        _set_dropout(encoder, loop.dropout)
+        set_dropout(encoder, loop.dropout)
     arguments = training_arguments(
         folder / "checkpoints", loop, len(dataset), seed,
         metric=metric if score else None,
@@ -144,7 +144,11 @@ def train_retriever(
     passages: dict[str, TokenIds] = {}  # grows where negatives are mined again
     learn = partial(_tokenize_passages, encoder, corpus, passages)
     learn(dataset.examples)
-    guide = guide_vectors(loss.guide, dataset.examples, corpus, folder) if loss.guide else None
+    guide = (
+        guide_vectors(loss.guide, dataset.examples, corpus, folder, loop.device)
+        if loss.guide
+        else None
+    )
     model = copy.deepcopy(plain) if loop.deepspeed or loop.fsdp else plain
     trainer = RetrieverTrainer(
         model=model,
@@ -193,11 +197,12 @@ def _dataset(
     loss: Contrastive,
     loop: TrainLoop,
     seed: int,
+    mines: bool,
 ) -> PairDataset:
     """Return the training pairs; say what is left out, and what cannot be as it was asked."""
     n_negatives = loss.n_negatives if loss.hard_neg_ratio is None else None
-    dataset = PairDataset(examples, n_negatives, seed)
-    check_contrast(dataset.examples, loss, loop.batch_size)
+    dataset = PairDataset(_without_false_negatives(examples), n_negatives, seed)
+    check_contrast(dataset.examples, loss, loop.batch_size, mines)
     if left_out := len(examples) - len(dataset):
         logger.info(
             "%d of %d examples have no passage that answers them and are left out",
@@ -217,6 +222,26 @@ def _dataset(
             batch, len(dataset),
         )  # fmt: skip
     return dataset
+
+
+def _without_false_negatives(examples: Sequence[Example]) -> list[Example]:
+    """Leave out negatives that answer the question, whichever example says so; say how many."""
+    known = known_positives(examples)
+    kept = []
+    for example in examples:
+        negatives = tuple(i for i in example.negative_ids if i not in known[example.asked])
+        changed = len(negatives) < len(example.negative_ids)
+        kept.append(replace(example, negative_ids=negatives) if changed else example)
+    false = sum(
+        len(a.negative_ids) - len(b.negative_ids) for a, b in zip(examples, kept, strict=True)
+    )
+    if false:
+        logger.warning(
+            "%d hard negatives answer their question, as the examples themselves say; they are "
+            "left out",
+            false,
+        )
+    return kept
 
 
 def _asks_with_its_passage(example: Example, corpus: Mapping[str, Passage]) -> bool:
@@ -239,17 +264,17 @@ def _made_from(
     }
 
 
-def _set_dropout(encoder: nn.Module, probability: float) -> None:
-    for name, module in encoder.named_modules():
-        if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
-            module.p = probability
-
-
 def _collator(
     encoder: Encoder, examples: Sequence[Example], passages: Mapping[str, TokenIds]
 ) -> PairCollator:
     """Tokenise every question, once."""
     queries = encoder.tokenize([query_text(e) for e in examples], "query")
+    tower = encoder.tower("query")
+    if cut := count_cut(tower, queries):
+        logger.info(
+            "%d of %d training questions fill the encoder's %d tokens; the rest is not seen",
+            cut, len(queries), tower.settings.max_length,
+        )  # fmt: skip
     return PairCollator(
         queries=dict(zip((e.id for e in examples), queries, strict=True)),
         passages=passages,

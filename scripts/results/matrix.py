@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from prepare import prepare
+from prepare import prepare, without_leaks
 
 from ragkit.data.files import read_examples, read_jsonl, write_examples, write_passages
 from ragkit.data.schema import Example, Passage
@@ -263,10 +263,11 @@ def passages(path: Path) -> dict[str, Passage]:
     }
 
 
-def write(target: Path, corpus: Mapping[str, Passage], splits: Mapping[str, list[Example]]) -> None:
-    """Write corpus.jsonl and the splits, and print their sizes."""
+def write(target: Path, corpus: Mapping[str, Passage], splits: dict[str, list[Example]]) -> None:
+    """Write corpus.jsonl and the splits without leaks, and print their sizes."""
     target.mkdir(parents=True, exist_ok=True)
     write_passages(target / "corpus.jsonl", corpus.values())
+    splits = {**splits, "train": without_leaks(splits["train"], splits["test"])}
     for name, examples in splits.items():
         write_examples(target / f"{name}.jsonl", examples)
     sizes = {name: len(examples) for name, examples in splits.items()}

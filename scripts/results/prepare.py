@@ -39,16 +39,21 @@ def questions(path: Path) -> list[Example]:
     return [example(r) for r in kept]
 
 
+def without_leaks(train: list[Example], test: list[Example]) -> list[Example]:
+    """Return the training questions that the test set does not have, or nearly; say how many go."""
+    while near := {other.id for _, other in leaks(test, train, limit=0.8)}:
+        # `leaks` names one training question for each test question
+        print(f"{len(near)} training questions that the test set has too, or nearly, left out")
+        train = [e for e in train if e.id not in near]
+    return train
+
+
 def prepare(source: Path, target: Path) -> None:
     """Write corpus.jsonl, train.jsonl, dev.jsonl and test.jsonl."""
     corpus = unique_passages(as_passages(read_documents(source / "corpus.jsonl", Columns())))
     train = questions(source / "qa_train.jsonl")
     test = questions(source / "qa_dev.jsonl")
-    near = {other.id for _, other in leaks(test, train, limit=0.8)}
-    while near:  # `leaks` names one training question for each test question
-        print(f"qa_train: {len(near)} questions that the test set has too, or nearly, left out")
-        train = [e for e in train if e.id not in near]
-        near = {other.id for _, other in leaks(test, train, limit=0.8)}
+    train = without_leaks(train, test)
     split = split_documents((p.source for p in corpus.values()), dev=0.1, test=0.0)
     of = {e.id: split[corpus[e.positive_ids[0]].source] for e in train}
     write_passages(target / "corpus.jsonl", corpus.values())

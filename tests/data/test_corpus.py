@@ -72,3 +72,10 @@ def test_a_compressed_corpus_is_read_too(path: Path) -> None:
     compressed = path.with_suffix(".jsonl.zst")
     compressed.write_bytes(zstandard.compress(path.read_bytes()))
     assert dict(open_corpus(compressed)) == read_corpus(path)
+
+
+def test_ids_that_are_numbers_are_found_by_their_digits(path: Path) -> None:
+    write_jsonl(path, [{"id": 7, "text": "the fuse"}, {"id": "b", "text": "a relay"}])
+    corpus = open_corpus(path)
+    assert list(corpus) == ["7", "b"] and corpus["7"].text == "the fuse"
+    assert dict(corpus) == read_corpus(path)

@@ -1,6 +1,7 @@
 """Encoders: pooling by hand, folders in both directions, and sentence-transformers as reference."""
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from transformers import (
     AutoModel,
     AutoTokenizer,
+    BertModel,
+    Gemma2Config,
+    Gemma2Model,
     MPNetConfig,
     MPNetModel,
     PretrainedConfig,
@@ -22,6 +26,7 @@ from transformers import (
 )
 
 from ragkit.config.blocks import EncoderOptions
+from ragkit.data.schema import Conversation
 from ragkit.errors import ModelError
 from ragkit.models.encoder import Encoder, EncoderSettings
 
@@ -320,3 +325,70 @@ def test_the_embedded_encoder_equals_sentence_transformers(
     found = vectors_of(Encoder.load("embedded"), texts)
     assert found.shape == (20, 384)
     assert np.abs(found - expected).max() < 1e-5
+
+
+def test_a_conversation_that_is_too_long_loses_its_first_turns(tiny_encoder: Path) -> None:
+    options = EncoderOptions(max_length=16, query_prefix="the ")
+    encoder = Encoder.load(str(tiny_encoder), options)
+    turns = ["fuse " * 9, "relay valve pump", "which sensor opens"]
+    conversation = Conversation(turns)
+    assert conversation == "\n".join(turns)
+    found, other, short = encoder.tokenize(
+        [conversation, str(conversation), Conversation(turns[1:])], "query"
+    )
+    (expected,) = encoder.tokenize(["\n".join(turns[1:])], "query")
+    assert found == short == expected and len(other) == 16
+    (question,) = encoder.tokenize([Conversation(["pump", "fuse " * 40])], "query")
+    assert question == encoder.tokenize(["fuse " * 40], "query")[0]  # it alone is cut at its end
+
+
+def test_a_conversation_is_copied_with_its_turns() -> None:
+    copied = pickle.loads(pickle.dumps(Conversation(["a b", "c"])))
+    assert copied == "a b\nc" and copied.turns == ("a b", "c")
+
+
+def test_weights_that_are_not_used_are_not_in_the_fingerprint(
+    tiny_encoder: Path, tmp_path: Path
+) -> None:
+    bert = BertModel.from_pretrained(tiny_encoder, add_pooling_layer=False)
+    bert.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path)
+    first, second = (Encoder.load(str(tmp_path)) for _ in range(2))  # each draws a pooler
+    assert first.fingerprint() == second.fingerprint()
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"gelu"', '"relu"'))
+    assert Encoder.load(str(tmp_path)).fingerprint() != first.fingerprint()
+
+
+def test_what_the_folder_says_of_the_length_overrules_the_tokenizer(
+    tiny_encoder: Path, editable: Callable[..., Path], sentence_transformers: ModuleType
+) -> None:
+    folder = editable(EncoderSettings(max_length=100))
+    place = next(folder.rglob("tokenizer_config.json"))
+    place.write_text(place.read_text().replace('"model_max_length": 100', '"model_max_length": 9'))
+    encoder = Encoder.load(str(folder))
+    library = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+    assert encoder.settings.max_length == library.max_seq_length == 100
+    np.testing.assert_allclose(vectors_of(encoder, [LONG]), library.encode([LONG]), atol=1e-6)
+
+
+def test_broken_weights_are_one_error(tiny_encoder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_encoder, tmp_path / "broken")
+    weights = tmp_path / "broken" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:300])
+    with pytest.raises(ModelError, match="broken: cannot be loaded"):
+        Encoder.load(str(tmp_path / "broken"))
+
+
+def test_a_model_without_sdpa_is_saved(tiny_encoder: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=16, pad_token_id=0,
+    )  # fmt: skip
+    Gemma2Model(config).save_pretrained(tmp_path / "gemma")
+    tokenizer.save_pretrained(tmp_path / "gemma")
+    encoder = Encoder.load(str(tmp_path / "gemma"), EncoderOptions(max_length=32))
+    encoder.save(tmp_path / "saved")
+    again = Encoder.load(str(tmp_path / "saved"))
+    np.testing.assert_allclose(vectors_of(again, [LONG]), vectors_of(encoder, [LONG]), atol=1e-6)

@@ -1,12 +1,19 @@
 """Cross-encoders: raw logits, equal to the library's, whatever the batches; and what is refused."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from transformers import (
+    AutoTokenizer,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
+)
 
 from ragkit.config.blocks import Reranker as Options
+from ragkit.data.schema import Conversation
 from ragkit.errors import ModelError
 from ragkit.models.reranker import Reranker
 
@@ -110,3 +117,35 @@ def test_a_classifier_of_several_labels_is_no_reranker(tiny_reranker: Path, tmp_
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such folder"):
         Reranker.load(options(tmp_path / "none"))
+
+
+def test_a_conversation_leaves_room_for_the_passage(tiny_reranker: Path) -> None:
+    reranker = Reranker.load(options(tiny_reranker, max_length=24))
+    turns = ["relay " * 15, "valve " * 6, "which fuse"]
+    found = reranker.score([(Conversation(turns), "pump"), (Conversation(turns), "alarm")])
+    expected = reranker.score([("\n".join(turns[1:]), "pump"), ("\n".join(turns[1:]), "alarm")])
+    assert found == pytest.approx(expected) and found[0] != pytest.approx(found[1])
+
+
+def test_positions_of_padding_are_no_room(tiny_reranker: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_reranker, model_max_length=10**9)
+    config = XLMRobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=26, num_labels=1, pad_token_id=1,
+    )  # fmt: skip
+    XLMRobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    reranker = Reranker.load(options(tmp_path))
+    assert reranker.max_length == 24
+    assert len(reranker.score([("fuse", "relay valve " * 40)])) == 1
+    with pytest.raises(ModelError, match="25 is more than the 24 tokens"):
+        Reranker.load(options(tmp_path, max_length=25))
+
+
+def test_a_broken_file_of_weights_is_one_error(tiny_reranker: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_reranker, tmp_path / "broken")
+    weights = tmp_path / "broken" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    with pytest.raises(ModelError, match="broken: cannot be loaded"):
+        Reranker.load(options(tmp_path / "broken"))

@@ -95,3 +95,20 @@ def test_stop_words_count_where_they_are_wanted() -> None:
 def test_a_corpus_of_stop_words_is_searched_without_an_error() -> None:
     corpus = {"p1": Passage("p1", "to be or not to be")}
     assert Bm25Searcher(corpus).search(["relay", "to be"], 3) == [{}, {}]
+
+
+@pytest.mark.parametrize(
+    ("texts", "query"),
+    [
+        (["故宫在北京", "公司在海淀区"], "海淀区"),
+        (["दाल और लाल", "दिल्ली में"], "दिल्ली"),
+        (["Preis", "Die Gebu\u0308hr"], "Gebühr"),
+        (["ราคา", "กรุงเทพ"], "กรุงเทพ"),
+        (["ports 2 to 9", "LAN 1"], "LAN 1"),
+    ],
+    ids=["chinese", "hindi", "decomposed", "thai", "single characters"],
+)
+def test_words_are_found_in_any_script(texts: list[str], query: str) -> None:
+    corpus = {str(i): Passage(str(i), text) for i, text in enumerate(texts)}
+    (found,) = Bm25Searcher(corpus).search([query], 2)
+    assert next(iter(found)) == "1"

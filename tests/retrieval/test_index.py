@@ -169,3 +169,15 @@ def test_kept_vectors_of_other_weights_or_texts_are_made_again(
     assert index.ids == expected.ids
     np.testing.assert_array_equal(index.vectors, expected.vectors)
     check_index(VectorIndex.load(tmp_path), corpus, encoder)
+
+
+def test_damaged_files_are_told(encoder: Encoder, tmp_path: Path) -> None:
+    build_index(encoder, CORPUS, "tiny", FP32, tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(DataError, match=r"manifest\.json: model, .* missing"):
+        VectorIndex.load(tmp_path)
+    whole = (tmp_path / "embeddings.npy").read_bytes()
+    for size in (len(whole) - 40, 60, 0):
+        (tmp_path / "embeddings.npy").write_bytes(whole[:size])
+        with pytest.raises(DataError, match="damaged .* make it again"):
+            VectorIndex.load(tmp_path)

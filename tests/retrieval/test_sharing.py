@@ -1,5 +1,6 @@
 """Arrays filled by several ranks: who does what, what is kept, and two real processes."""
 
+import errno
 import json
 import os
 import socket
@@ -210,3 +211,19 @@ def test_progress_is_forgotten_for_every_rank(tmp_path: Path) -> None:
     write_json(tmp_path / "rows2.progress.json", {})
     forget_progress(out)
     assert [p.name for p in tmp_path.iterdir()] == ["rows2.progress.json"]
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RunError, match="no room for its 208 bytes: No space left"):
+        PartialArray(tmp_path / "rows.npy", (10, 2), "a").begin()
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    assert PartialArray(tmp_path / "rows.npy", (10, 2), "a").begin() == []
+    file = tmp_path / "rows.partial.npy"
+    assert file.stat().st_blocks * 512 >= file.stat().st_size

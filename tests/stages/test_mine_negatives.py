@@ -207,7 +207,7 @@ def test_an_interrupted_run_does_not_score_or_encode_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(mine_negatives, "_copy_neighbours", broken)
+        patch.setattr(mine_negatives, "write_passages", broken)
         with pytest.raises(KeyboardInterrupt):
             stage("mine-negatives", **values)
     monkeypatch.setattr(index, "build_index", broken)
@@ -290,3 +290,19 @@ def test_a_conversation_is_searched_and_rescored_with_its_history(
     path = stage("mine-negatives", **values, reranker={"model": str(tiny_reranker), "margin": None})
     assert set(asked) == {"tell me of the pump\nwhen"}
     assert read_examples(path / "train.jsonl")[0].negative_ids == ("pump",)
+
+
+def test_a_bad_dev_set_is_told_before_the_work(
+    stage: Callable[..., Path],
+    values: dict[str, Any],
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with (data / "dev.jsonl").open("a") as f:
+        f.write("{}\n")
+    with monkeypatch.context() as patch:
+        patch.delattr(mine_negatives.Encoder, "load")
+        with pytest.raises(DataError, match=r"dev\.jsonl:3: question: missing"):
+            stage("mine-negatives", **values)
+    path = stage("mine-negatives", **values, skip_bad=True, restart=True)
+    assert len(read_examples(path / "dev.jsonl")) == 2

@@ -116,3 +116,14 @@ def test_a_pipeline_searches_for_the_questions_that_an_earlier_step_makes(
     source = Source({"steps": steps, "output": str(tmp_path / "run")})
     planned = pipeline.plan(build(pipeline.Config, source), source, tmp_path / "run")
     assert [item.step.id for item in planned] == ["qa", "find"]
+
+
+def test_bad_lines_are_set_aside_where_that_is_wanted(
+    stage: Callable[..., Path], values: dict[str, Any], data: Path
+) -> None:
+    for name in ("corpus", "test"):
+        with (data / f"{name}.jsonl").open("a") as f:
+            f.write("{}\n")
+    path = stage("search", **values, query=str(data / "test.jsonl"), skip_bad=True)
+    assert len(read_jsonl(path / "results.jsonl")) == len(TOPICS)
+    assert len(read_jsonl(path / "bad-lines.jsonl")) == 2

@@ -1,5 +1,7 @@
 """train-retriever: the encoder it leaves, its account, and that a broken run goes on."""
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -381,6 +383,13 @@ def test_a_loss_that_is_lost_reaches_the_user_and_leaves_the_run_to_be_gone_on_w
     [
         ({"remine": {}, "loss": {"guide": {"model": "embedded"}}}, "remine, loss.guide: one of"),
         ({"remine": {}, "loss": {"distillation": {}}}, "remine, loss.distillation: one of"),
+        ({"remine": {}, "loss": {"n_negatives": 0}}, "remine: mines for nothing"),
+        ({"encoder": {"device": "cpu"}}, "encoder.device: training says it by loop.device"),
+        (
+            {"loss": {"distillation": {}, "hard_neg_ratio": 0.1}},
+            "hard_neg_ratio, distillation: one of them",
+        ),
+        ({"lora": {"target_modules": []}}, "lora.target_modules"),
         (
             {"lora": {"quantize": "4bit"}, "loop": {"deepspeed": "configs/deepspeed/zero2.json"}},
             "lora.quantize: goes with neither",
@@ -397,3 +406,13 @@ def test_settings_that_do_not_go_together_are_refused(
     monkeypatch.chdir(Path(__file__).parents[2])
     with pytest.raises(ConfigError, match=said):
         stage("train-retriever", **{**values, **settings})
+
+
+def test_examples_do_not_choose_their_own_checkpoint(
+    stage: Callable[..., Path], values: dict[str, Any], tmp_path: Path, log_lines: list[str]
+) -> None:
+    folder = tmp_path / "alone"
+    shutil.copytree(Path(values["examples"]).parent, folder)
+    os.replace(folder / "train.jsonl", folder / "dev.jsonl")
+    stage("train-retriever", **{**values, "examples": str(folder / "dev.jsonl")})
+    assert any(line.startswith("no dev examples") for line in log_lines)

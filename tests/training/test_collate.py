@@ -200,6 +200,7 @@ def test_a_question_alone_in_its_batch_gives_nothing_to_contrast() -> None:
     with pytest.raises(DataError, match="loop.batch_size is 1"):
         check_contrast(examples, Contrastive(), 1)
     check_contrast(examples, Contrastive(), 2)
+    check_contrast(examples, Contrastive(), 1, mines=True)
     check_contrast([Example("a", "a?", (), ("p1",), ("p2",))], Contrastive(), 1)
 
 

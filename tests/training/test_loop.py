@@ -183,6 +183,18 @@ def test_a_question_that_is_its_passage_is_said(
     assert any(line.startswith("1 of 12 examples ask with the very text") for line in log_lines)
 
 
+def test_negatives_that_answer_their_question_are_left_out_and_said(
+    fresh: Callable[[], Encoder], tmp_path: Path, log_lines: list[str]
+) -> None:
+    again = replace(EXAMPLES[0], id="again", positive_ids=("p1",), negative_ids=("p5",))
+    false = replace(EXAMPLES[3], negative_ids=("p3", "p4"))
+    train(fresh(), tmp_path / "a", [*EXAMPLES[:3], false, *EXAMPLES[4:], again], epochs=1)
+    assert any(line.startswith("2 hard negatives answer their question") for line in log_lines)
+    log_lines.clear()
+    train(fresh(), tmp_path / "b", epochs=1)
+    assert not any("answer their question" in line for line in log_lines)
+
+
 def test_progress_counts_the_pairs_that_there_are(
     fresh: Callable[[], Encoder],
     tmp_path: Path,

@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ragkit.config.blocks import EncoderOptions
-from ragkit.config.training import Contrastive, TrainLoop
+from ragkit.config.training import Contrastive, Guide, TrainLoop
 from ragkit.errors import ConfigError, RunError
 from ragkit.models import ranks
 from ragkit.models.encoder import Encoder
 from ragkit.training.arguments import deepspeed_settings, shards_weights, training_arguments
+from ragkit.training.guide import guide_vectors
 from ragkit.training.retriever import train_retriever
 
 WORKER = Path(__file__).with_name("ranks_worker.py")
@@ -217,3 +219,37 @@ def test_where_deepspeed_is_missing_that_is_said() -> None:
 
     with pytest.raises(MissingExtraError, match=r"pip install 'ragkit\[deepspeed\]'"):
         deepspeed_settings(CONFIGS / "deepspeed" / "zero2.json", bf16=False)
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("idle", [{"enabled": False}, {"enabled": "auto"}])
+def test_a_precision_that_is_off_does_not_keep_bf16_out(
+    idle: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "ds.json"
+    file.write_text(json.dumps({"fp16": idle}))
+    settings = deepspeed_settings(file, bf16=True)
+    assert settings["torch_autocast"]["enabled"] and "fp16" not in settings
+    file.write_text('{"bf16": {"enabled": false}}')
+    assert deepspeed_settings(file, bf16=True)["torch_autocast"]["enabled"]
+
+
+@needs_deepspeed
+def test_a_precision_that_contradicts_the_loop_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "ds.json"
+    file.write_text('{"fp16": {"enabled": true}, "bf16": {"enabled": true}}')
+    with pytest.raises(ConfigError) as caught:
+        deepspeed_settings(file, bf16=False)
+    assert [p.split(": ")[2] for p in caught.value.problems] == ["fp16", "bf16"]
+    file.write_text('{"bf16": {"enabled": true}}')
+    assert deepspeed_settings(file, bf16=True)["bf16"] == {"enabled": True}
+
+
+def test_a_guide_is_refused_where_processes_are_on_several_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    for name, value in {**launch, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"loss\.guide: .* several"):
+        guide_vectors(Guide(model="embedded"), [], {}, tmp_path)
