@@ -1,6 +1,6 @@
 """The command line: one command a row of `stages.STAGES`, and a few that need no run directory.
 
-Nothing heavy is imported until a command runs. A RagkitError becomes one message and exit code 1.
+Nothing heavy is imported until a command runs. A RagkitError becomes one message and its exit code.
 """
 
 import inspect
@@ -60,7 +60,7 @@ def main() -> None:
         rank = "" if log.is_main_process() else f" (rank {os.environ['RANK']})"
         for line in str(error).splitlines():
             typer.echo(f"ragkit{rank}: {line}", err=True)
-        sys.exit(1)
+        sys.exit(error.exit_code)
 
 
 def _stage_command(stage: Stage) -> Callable[..., None]:
@@ -71,12 +71,13 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
         if given["dry_run"]:
             _dry_run(stage.name, _build(stage, source))
             return
-        from ragkit.stages.pipeline import run_stage
+        from ragkit.stages.pipeline import judge, run_stage
 
         module = stage.load()
         path = run_stage(stage.name, module, _build(stage, source), sys.argv, given["restart"])
         if log.is_main_process():
             _print(module.show(path))
+        judge(module, path)
 
     kind = list[str] if stage.several else str
     argument = Annotated[kind | None, typer.Argument(metavar=stage.metavar)]  # type: ignore[valid-type]
@@ -85,6 +86,12 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
             str | None, typer.Option(name, *_short(name), help=key, metavar="VALUE")
         ]
         for name, key in stage.options.items()
+    }
+    extra |= {
+        _parameter(name): Annotated[
+            list[str], typer.Option(name, help=f"{key}; may be given again", metavar="VALUE")
+        ]
+        for name, key in stage.repeated.items()
     }
     extra |= {
         _parameter(flag): Annotated[bool, typer.Option(flag, help=key)]
@@ -98,7 +105,8 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
         "dry_run": (DryRun, False),
         "skip_bad": (SkipBad, False),
     }
-    defaults = dict.fromkeys(map(_parameter, stage.flags), False)
+    defaults: dict[str, Any] = dict.fromkeys(map(_parameter, stage.flags), False)
+    defaults |= {_parameter(name): [] for name in stage.repeated}
     named = {n: (a, defaults.get(n)) for n, a in extra.items()}
     parameters = {"input_": (argument, None), **named, **common}
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -224,6 +232,9 @@ def _source(stage: Stage, given: dict[str, Any]) -> "Source":
         value = given[_parameter(name)]
         if value is not None:
             named.append(load.option(_meant(key, value, given), value, f"{name} {value}"))
+    for name, key in stage.repeated.items():
+        if values := given[_parameter(name)]:
+            named.append(load.option(key, values, name))
     for name, key in stage.flags.items():
         if given[_parameter(name)]:
             named.append(load.option(key, True, name))

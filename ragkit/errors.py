@@ -1,7 +1,8 @@
 """What can go wrong for a user, as one tree of exceptions.
 
 Every error that a user can cause or mend is a `RagkitError`; the command line prints its message,
-without a traceback, and exits with 1. Anything else is a defect of ragkit and keeps its traceback.
+without a traceback, and exits with its `exit_code`. Anything else is a defect of ragkit and keeps
+its traceback.
 
     RagkitError
     ├── ConfigError        a YAML file, an option or a value that is not understood
@@ -9,7 +10,8 @@ without a traceback, and exits with 1. Anything else is a defect of ragkit and k
     ├── RunError           a run directory that is locked, unwritable or of another config
     ├── ModelError         a model that cannot be found, loaded or used
     ├── EndpointError      a model server that refuses, fails or answers nonsense
-    └── MissingExtraError  an optional package that is not installed
+    ├── MissingExtraError  an optional package that is not installed
+    └── GateError          a comparison whose gates do not hold: a verdict, with exit code 3
 """
 
 from collections.abc import Sequence
@@ -17,6 +19,8 @@ from collections.abc import Sequence
 
 class RagkitError(Exception):
     """Root of all errors that are reported to the user as one message."""
+
+    exit_code = 1
 
 
 class ConfigError(RagkitError):
@@ -51,3 +55,9 @@ class MissingExtraError(RagkitError):
             f"{purpose} needs the package {package}, which is not installed: "
             f"pip install 'ragkit[{extra}]'"
         )
+
+
+class GateError(RagkitError):
+    """A comparison whose gates do not hold."""
+
+    exit_code = 3

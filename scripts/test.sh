@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# All tests, offline. Arguments go to pytest: scripts/test.sh tests/data -k journal
+# All tests, offline, a worker for each processor. Arguments go to pytest: scripts/test.sh tests/data -k journal
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.sh
 ragkit_setup dev,docs,serve,quickstart,deepspeed
 export HF_HUB_OFFLINE=1
-exec python -m pytest "$@"
+exec python -m pytest -n logical --maxprocesses 8 "$@"

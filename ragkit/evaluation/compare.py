@@ -53,6 +53,14 @@ def compare(
     }
 
 
+def losses(
+    before: Mapping[str, float], after: Mapping[str, float], most: int
+) -> list[tuple[str, float, float]]:
+    """Return (question, score before, score after) where a system lost, the largest loss first."""
+    changed = ((after[q] - score, q, score) for q, score in before.items() if after[q] < score)
+    return [(q, score, after[q]) for _, q, score in sorted(changed)[:most]]
+
+
 def shared_metrics(systems: Mapping[str, Sheet], wanted: Sequence[str]) -> list[str]:
     """Return the wanted metrics that every system has scores of."""
     return [m for m in wanted if all(sheet.get(m) for sheet in systems.values())]

@@ -3,7 +3,8 @@
 Importing this costs nothing: a stage's module is imported when its command runs. Each module has
 `Config`, `run(config, run)` and `show(path)`; it puts parts together and computes nothing itself.
 Some have `estimate(config)`, lines that `--dry-run` adds, and `reopen(config, path)`, which says
-whether a finished run is to be gone through again. `DISTRIBUTED = True` lets torchrun start one in
+whether a finished run is to be gone through again, and `check(path)`, which raises an error where
+the results in a run directory are not good enough. `DISTRIBUTED = True` lets torchrun start one in
 several processes, of which the one whose `run.main` is true writes.
 """
 
@@ -40,6 +41,7 @@ class Stage:
     options: further options, by name, and the config key that each sets
     module: the file in this folder; unset: the name's own
     flags: options without a value, and the config key that each sets to true
+    repeated: options that may be given several times, and the list in the config that they fill
     """
 
     name: str
@@ -50,6 +52,7 @@ class Stage:
     several: bool = False
     module: str = ""
     flags: Mapping[str, str] = field(default_factory=dict)
+    repeated: Mapping[str, str] = field(default_factory=dict)
 
     def load(self) -> StageModule:
         """Import the stage's module."""
@@ -109,6 +112,7 @@ STAGES = {
         Stage(
             "compare", "Compare evaluated runs, question by question.",
             "runs", "RUN...", {"--baseline": "baseline"}, several=True,
+            repeated={"--gate": "gates"},
         ),
     )
 }  # fmt: skip

@@ -1,24 +1,27 @@
-"""`ragkit compare`: evaluated runs side by side, with paired differences."""
+"""`ragkit compare`: evaluated runs side by side, with paired differences, losses and gates."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 from rich.console import Group, RenderableType
 
 from ragkit.config.blocks import InputPath, StageConfig
-from ragkit.data.files import read_json, read_jsonl, write_json
-from ragkit.errors import DataError
-from ragkit.evaluation.compare import compare, shared_metrics
+from ragkit.data.files import atomic_write, read_json, read_jsonl, write_json, write_jsonl
+from ragkit.errors import DataError, GateError
+from ragkit.evaluation.compare import compare, losses, shared_metrics
+from ragkit.evaluation.gates import as_json, as_junit, judge, parse_gate
 from ragkit.evaluation.summary import slice_of
 from ragkit.runs import Run
+from ragkit.stages.markdown import comparison_page
 from ragkit.stages.retrieval import METRICS
 from ragkit.stages.tables import difference_table, metric_table
 
 _FILES = {"retrieval": "per_query.jsonl", "answers": "predictions.jsonl"}
 _SHOWN = {"retrieval": METRICS, "answers": ["f1", "rouge_l", "em"]}
-_SLICED = {"retrieval": "ndcg@10", "answers": "f1"}  # the metric that is shown by slice
+_SLICED = {"retrieval": "ndcg@10", "answers": "f1"}  # shown by slice, and by single questions
+_LOSSES = 20
 
 
 def _as_list(value: object) -> object:
@@ -35,19 +38,35 @@ class Config(StageConfig):
         description="labels that differences are taken from, of each kind the first that is named; "
         "unset: the first run",
     )
+    gates: list[str] = Field(
+        [],
+        description="[SYSTEM:] METRIC >= NUMBER, the least difference from the baseline, by the "
+        "lower bound of its interval; or METRIC <= NUMBER, the greatest, by the upper",
+    )
+
+    @field_validator("gates")
+    @classmethod
+    def _known(cls, gates: list[str]) -> list[str]:
+        for gate in gates:
+            parse_gate(gate)
+        return gates
 
 
 @dataclass
 class _Systems:
-    """The evaluated systems of one kind: score sheets, what was asked, questions of each slice."""
+    """The evaluated systems of one kind: score sheets, what was asked, questions of each slice.
+
+    records: what each system made of each question
+    """
 
     sheets: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     asked: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
     slices: dict[str, set[str]] = field(default_factory=dict)
+    records: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
 
 def run(config: Config, run: Run) -> None:
-    """Compare what is comparable; write comparison.json."""
+    """Compare what is comparable; write comparison.json and .md, losses.jsonl, and the gates."""
     labels = config.labels or [path.name for path in config.runs]
     if len(labels) != len(config.runs) or len(set(labels)) != len(labels):
         raise DataError(f"labels: {len(config.runs)} different ones are needed, not {labels}")
@@ -57,7 +76,8 @@ def run(config: Config, run: Run) -> None:
     documents: dict[str, str] = {}
     for label, path in zip(labels, config.runs, strict=True):
         _read(label, path, kinds, documents)
-    result = {}
+    result: dict[str, dict[str, Any]] = {}
+    lost: list[dict[str, Any]] = []
     for kind, systems in kinds.items():
         baseline = next((b for b in config.baseline if b in systems.sheets), None)
         baseline = baseline or next(iter(systems.sheets))
@@ -76,7 +96,65 @@ def run(config: Config, run: Run) -> None:
             for name, ids in sorted(systems.slices.items())
             if _SLICED[kind] in metrics and ids & set(systems.sheets[baseline][_SLICED[kind]])
         }
+        lost += _losses(
+            kind, systems, baseline, _SLICED[kind] if _SLICED[kind] in metrics else metrics[0]
+        )
+    verdicts = judge(
+        [parse_gate(gate) for gate in config.gates],
+        {name: row for table in result.values() for name, row in table["differences"].items()},
+    )
+    if verdicts:
+        write_json(run / "gates.json", as_json(verdicts))
+        with atomic_write(run / "junit.xml") as f:
+            f.write(as_junit(verdicts))
+    write_jsonl(run / "losses.jsonl", lost)
+    with atomic_write(run / "comparison.md") as f:
+        f.write(comparison_page(result, _SHOWN, _SLICED, as_json(verdicts), lost))
     write_json(run / "comparison.json", result)
+
+
+def check(path: Path) -> None:
+    """Raise an error where a gate does not hold.
+
+    Raises:
+        GateError: with every gate that fails.
+    """
+    gates = read_json(path / "gates.json") if (path / "gates.json").exists() else []
+    failed = [f"{g['system']}: {g['gate']}: {g['said']}" for g in gates if not g["passed"]]
+    if failed:
+        raise GateError(
+            f"{len(failed)} of {len(gates)} gates do not hold\n"
+            + "\n".join(f"  {f}" for f in failed)
+        )
+
+
+def _losses(kind: str, systems: _Systems, baseline: str, metric: str) -> list[dict[str, Any]]:
+    """Return the questions on which each system loses most, with what both made of them."""
+    before = systems.records[baseline]
+    return [
+        {
+            "system": name,
+            "baseline": baseline,
+            "metric": metric,
+            "id": question,
+            "question": before[question]["question"],
+            "references": before[question].get("references", []),
+            "positive_ids": before[question]["positive_ids"],
+            "scores": {"before": scores[0], "after": scores[1]},
+            "before": _made(kind, before[question]),
+            "after": _made(kind, systems.records[name][question]),
+        }
+        for name, sheet in systems.sheets.items()
+        if name != baseline
+        for question, *scores in losses(systems.sheets[baseline][metric], sheet[metric], _LOSSES)
+    ]
+
+
+def _made(kind: str, record: dict[str, Any]) -> dict[str, Any]:
+    """Return what a system made of a question: its first passages, or its answer from them."""
+    if kind == "retrieval":
+        return {"passage_ids": record["top_ids"]}
+    return {"answer": record["answer"], "passage_ids": record["answer_passage_ids"]}
 
 
 def show(path: Path) -> RenderableType:
@@ -104,6 +182,11 @@ def show(path: Path) -> RenderableType:
             ]
             parts.append(difference_table(title, rows, names))
         parts.append(_headline(table, metrics, kind))
+    if (path / "gates.json").exists():
+        for gate in read_json(path / "gates.json"):
+            holds = "holds" if gate["passed"] else "DOES NOT HOLD"
+            parts.append(f"gate {gate['gate']}, {gate['system']}: {holds} ({gate['said']})")
+    parts.append(f"the same in Markdown, with the questions that lost: {path / 'comparison.md'}")
     return Group(*parts)
 
 
@@ -161,6 +244,7 @@ def _read(label: str, path: Path, kinds: dict[str, _Systems], documents: dict[st
                 "has other positives; the runs were not made on the same test set"
             )
         documents[record["id"]] = record["document"]
+        systems.records.setdefault(label, {})[record["id"]] = record
         for metric, score in record["scores"].items():
             sheet.setdefault(metric, {})[record["id"]] = score
         for name in record["slices"]:

@@ -76,7 +76,8 @@ def execute(config: Config, source: Source, argv: list[str], restart: bool) -> P
     with open_run("run", config.model_copy(update={"output": folder}), argv, restart):
         for number, item in enumerate(planned, start=1):
             logger.info("step %d of %d: %s", number, len(planned), item.step.id)
-            run_stage(item.stage.name, item.stage.load(), item.config(), argv)
+            module = item.stage.load()
+            judge(module, run_stage(item.stage.name, module, item.config(), argv))
     return folder / planned[-1].step.id
 
 
@@ -91,6 +92,16 @@ def run_stage(
         if not run.done:
             module.run(config, run)
         return run.path
+
+
+def judge(module: StageModule, path: Path) -> None:
+    """Have a stage say whether the results in its run directory are good enough.
+
+    Raises:
+        GateError: they are not.
+    """
+    if check := getattr(module, "check", None):
+        check(path)
 
 
 def _plan_step(config: Config, i: int, source: Source, folder: Path) -> Planned:

@@ -25,6 +25,7 @@ from ragkit.data.files import read_examples, read_jsonl, write_examples, write_p
 from ragkit.data.schema import Example, Passage
 from ragkit.evaluation.compare import compare
 from ragkit.qa.splits import split_documents
+from ragkit.stages.markdown import difference
 
 METRICS = ["recall@1", "recall@5", "recall@10", "ndcg@10", "mrr@10"]
 SQUAD_TRAIN, SQUAD_TEST = 1_500, 1_000
@@ -177,10 +178,10 @@ def table(folder: Path, name: str, seeds: int) -> str:
     lines += ["| | recall@1 | recall@10 | nDCG@10 | over base | over BM25 |", "|---" * 6 + "|"]
     for label in sheets:
         cells = [f"{systems[label][m]['mean']:.3f}" for m in ("recall@1", "recall@10", "ndcg@10")]
-        cells += [difference(gains[b]["differences"].get(label)) for b in ("base", "BM25")]
+        cells += [gain(gains[b]["differences"].get(label)) for b in ("base", "BM25")]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     ours = compare({k: sheets[k] for k in ARMS}, clusters, METRICS, "ragkit")["differences"]
-    others = "; ".join(f"{label} {difference(found)}" for label, found in ours.items())
+    others = "; ".join(f"{label} {gain(found)}" for label, found in ours.items())
     return "\n".join([*lines, "", f"Over ragkit's own: {others}.", ""])
 
 
@@ -199,14 +200,9 @@ def averaged(runs: Iterable[list[dict[str, Any]]]) -> dict[str, dict[str, float]
     }
 
 
-def difference(found: Mapping[str, Any] | None) -> str:
-    """Return `+0.041 (+0.012 to +0.070) *`, the star where the interval excludes 0."""
-    if found is None:
-        return ""
-    gain = found["ndcg@10"]
-    low, high = gain["ci95"]
-    star = " \\*" if low > 0 or high < 0 else ""
-    return f"{gain['mean']:+.3f} ({low:+.3f} to {high:+.3f}){star}"
+def gain(found: Mapping[str, Any] | None) -> str:
+    """Return a system's difference in nDCG@10 as a text; nothing for the baseline's own row."""
+    return "" if found is None else difference(found["ndcg@10"])
 
 
 def prepare_scifact(source: Path, target: Path) -> None:

@@ -613,3 +613,65 @@ def test_a_comparison_says_so_where_nothing_is_above_the_baseline(
     gain = read_json(path / "comparison.json")["retrieval"]["differences"]["dense"]["ndcg@10"]
     assert gain["mean"] < 0 and gain["detectable"] > 0
     assert "no system is above bm25" in captured.get()
+
+
+def test_the_page_and_the_file_of_losses_show_where_a_system_lost(
+    stage: Callable[..., Path], evaluated: dict[str, str], tmp_path: Path
+) -> None:
+    path = stage("compare", runs=list(evaluated.values()), output=str(tmp_path / "c"))
+    lost = read_jsonl(path / "losses.jsonl")
+    sheets = {
+        name: {
+            r["id"]: r["scores"]["ndcg@10"]
+            for r in read_jsonl(Path(p) / "per_query.jsonl")
+            if r["scores"]
+        }
+        for name, p in evaluated.items()
+        if name != "whole"
+    }
+    change = {q: sheets["vectors"][q] - s for q, s in sheets["words"].items()}
+    worse = sorted((c, q) for q, c in change.items() if c < 0)
+    assert worse and [r["id"] for r in lost] == [q for _, q in worse[:20]]
+    first = lost[0]
+    assert first["scores"]["after"] - first["scores"]["before"] == pytest.approx(worse[0][0])
+    assert (first["baseline"], first["system"], first["metric"]) == ("words", "vectors", "ndcg@10")
+    assert first["before"]["passage_ids"][0] in first["positive_ids"]
+    page = (path / "comparison.md").read_text()
+    assert "| vectors |" in page and "Where vectors lost most (ndcg@10, from words)" in page
+    assert f"({first['id']}) |" in page and "| at 1 |" in page
+
+
+def test_a_gate_that_does_not_hold_ends_with_its_own_exit_code(
+    ragkit: Callable[..., Any], evaluated: dict[str, str], tmp_path: Path
+) -> None:
+    runs = ("compare", evaluated["words"], evaluated["vectors"])
+    gates = ("--gate", "ndcg@10 >= 0", "--gate", "vectors: recall@10 >= -1")
+    for _ in range(2):  # a run that is done says it again
+        failed = ragkit(*runs, *gates, "-o", str(tmp_path / "gated"))
+        assert failed.code == 3
+        assert "ragkit: 1 of 2 gates do not hold" in failed.err
+        assert "vectors: ndcg@10 >= 0: -" in failed.err
+        assert "gate vectors: recall@10 >= -1, vectors: holds" in " ".join(failed.out.split())
+    assert read_json(tmp_path / "gated" / "run.json")["status"] == "done"
+    assert 'failures="1"' in (tmp_path / "gated" / "junit.xml").read_text()
+    assert "| vectors: ndcg@10 >= 0 | **no** |" in (tmp_path / "gated/comparison.md").read_text()
+    held = ragkit(*runs, "--gate", "ndcg@10 >= -1", "-o", str(tmp_path / "held"))
+    assert held.code == 0
+    wrong = ragkit(*runs, "--gate", "ndcg@10 > 0", "-o", str(tmp_path / "wrong"))
+    assert wrong.code == 1 and "is no gate; one is" in wrong.err
+    none = ragkit(*runs, "-o", str(tmp_path / "none"))
+    assert none.code == 0 and not (tmp_path / "none" / "junit.xml").exists()
+
+
+def test_a_gate_that_does_not_hold_ends_a_pipeline(
+    ragkit: Callable[..., Any], evaluated: dict[str, str], tmp_path: Path
+) -> None:
+    runs = [evaluated["words"], evaluated["vectors"]]
+    steps = [
+        {"id": "first", "run": "compare", "with": {"runs": runs, "gates": ["ndcg@10 >= 0"]}},
+        {"id": "second", "run": "compare", "with": {"runs": runs}},
+    ]
+    (tmp_path / "p.yaml").write_text(json.dumps({"steps": steps}))
+    done = ragkit("run", str(tmp_path / "p.yaml"), "-o", str(tmp_path / "p"))
+    assert done.code == 3 and "gates do not hold" in done.err
+    assert (tmp_path / "p" / "first").exists() and not (tmp_path / "p" / "second").exists()

@@ -1,0 +1,106 @@
+"""A comparison as a Markdown page: for pull requests, wikis and docs/results.md."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_LONGEST = 300  # characters of an answer in a table
+
+
+def comparison_page(
+    result: Mapping[str, Mapping[str, Any]],
+    shown: Mapping[str, Sequence[str]],
+    sliced: Mapping[str, str],
+    gates: Sequence[Mapping[str, Any]],
+    lost: Sequence[Mapping[str, Any]],
+) -> str:
+    """Return the tables of every kind of evaluation, the gates, and the questions that lost.
+
+    shown: metrics of each kind, in the order of the columns; sliced: the one shown by slice
+    """
+    parts = []
+    if gates:
+        rows = {
+            f"{g['system']}: {g['gate']}": ["yes" if g["passed"] else "**no**", g["said"]]
+            for g in gates
+        }
+        parts += ["Gates\n", _table(["holds", "difference from the baseline"], rows)]
+    for kind, table in result.items():
+        systems, base = table["systems"], table["baseline"]
+        metrics = [m for m in shown[kind] if m in systems[base]] or list(systems[base])[:6]
+        first = systems[base][metrics[0]]
+        parts.append(f"{kind}: {first['n']} questions from {first['clusters']} documents\n")
+        parts.append(
+            _table(metrics, {n: [_mean(s[m]) for m in metrics] for n, s in systems.items()})
+        )
+        gains = table["differences"]
+        if not gains:
+            continue
+        parts.append(f"Paired difference from {base} (\\* its 95% interval excludes 0)\n")
+        parts.append(
+            _table(metrics, {n: [difference(g[m]) for m in metrics] for n, g in gains.items()})
+        )
+        if slices := table["slices"]:
+            by = sliced[kind]
+            names = [f"{n} ({p['systems'][base][by]['n']})" for n, p in slices.items()]
+            rows = {
+                n: [difference(p["differences"][n][by]) for p in slices.values()] for n in gains
+            }
+            parts += [f"The same for {by}, by slice\n", _table(names, rows)]
+    for name in dict.fromkeys(record["system"] for record in lost):
+        own = [record for record in lost if record["system"] == name]
+        parts.append(f"Where {name} lost most ({own[0]['metric']}, from {own[0]['baseline']})\n")
+        columns = ["score", "reference", own[0]["baseline"], name]
+        rows = {_cell(f"{r['question']} ({r['id']})"): _loss(r) for r in own}
+        parts.append(_table(columns, rows))
+    return "\n".join(parts)
+
+
+def difference(cell: Mapping[str, Any]) -> str:
+    """Return `+0.041 (+0.012 to +0.070) *`, the star where the interval excludes 0."""
+    if cell["ci95"] is None:
+        return f"{cell['mean']:+.3f}"
+    low, high = cell["ci95"]
+    star = " \\*" if low > 0 or high < 0 else ""
+    return f"{cell['mean']:+.3f} ({low:+.3f} to {high:+.3f}){star}"
+
+
+def _mean(cell: Mapping[str, Any]) -> str:
+    """Return `0.812 (0.780 to 0.842)`."""
+    if cell["ci95"] is None:
+        return f"{cell['mean']:.3f}"
+    low, high = cell["ci95"]
+    return f"{cell['mean']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _loss(record: Mapping[str, Any]) -> list[str]:
+    """Return the cells of a question: scores, what was to be found, what was found by both."""
+    scores = f"{record['scores']['before']:.3f} → {record['scores']['after']:.3f}"
+    if "answer" in record["before"]:
+        said = [_cell(record[side]["answer"] or "(nothing)") for side in ("before", "after")]
+        return [scores, _cell(" / ".join(record["references"]) or "(no answer)"), *said]
+    gold = record["positive_ids"]
+    return [
+        scores,
+        _cell(", ".join(gold)),
+        *(_place(record[side], gold) for side in ("before", "after")),
+    ]
+
+
+def _place(made: Mapping[str, Any], gold: Sequence[str]) -> str:
+    """Return where the first positive is, and what is first where that is another passage."""
+    found = made["passage_ids"]
+    place = next((i for i, p in enumerate(found, start=1) if p in gold), None)
+    first = f"; first: {found[0]}" if found and place != 1 else ""
+    return _cell((f"at {place}" if place else f"not in the first {len(found)}") + first)
+
+
+def _cell(text: str) -> str:
+    """Return a text as the cell of a table: one line, not too long, no bars."""
+    text = " ".join(text.split()).replace("|", "\\|")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _table(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()]
+    return "\n".join(lines) + "\n"
