@@ -22,10 +22,7 @@ from torch.utils.data import Dataset
 
 from ragkit.config.training import Contrastive
 from ragkit.data.schema import Example
-from ragkit.errors import DataError
-from ragkit.log import logger
 from ragkit.training.candidates import NOTHING, Rows
-from ragkit.training.distributed import rank, world_size
 
 TokenIds = Sequence[int]
 
@@ -189,50 +186,3 @@ def _teacher(pairs: Sequence[Pair], column: Mapping[str, int]) -> Tensor:
 def passage_table(examples: Sequence[Example]) -> list[str]:
     """Return the ids of all passages that training can meet, in the same order everywhere."""
     return list(dict.fromkeys(i for e in examples for i in (*e.positive_ids, *e.negative_ids)))
-
-
-def check_contrast(
-    examples: Sequence[Example], loss: Contrastive, batch_size: int, mines: bool = False
-) -> None:
-    """Refuse data from which the loss can learn nothing; say once how much the teacher left out.
-
-    examples: those with positives
-    mines: they get hard negatives before they are drawn
-
-    Raises:
-        DataError: no example, one passage only, questions alone in their batches, no scores.
-    """
-    if not examples:
-        raise DataError("no training example has a passage that answers it (positive_ids)")
-    table = passage_table(examples)
-    if len(table) == 1 and not mines:
-        raise DataError(
-            f"nothing to contrast: the training examples name one passage only ({table[0]}); "
-            "add questions of other passages, or hard negatives (ragkit mine-negatives)"
-        )
-    drawn = loss.hard_negatives and (mines or any(e.negative_ids for e in examples))
-    if batch_size * world_size() == 1 and not drawn:
-        raise DataError(
-            "nothing to contrast: loop.batch_size is 1 and no hard negatives are drawn; "
-            "raise it, or add hard negatives (ragkit mine-negatives)"
-        )
-    if loss.distillation:
-        _check_scores(examples)
-
-
-def _check_scores(examples: Sequence[Example]) -> None:
-    taught = sum(
-        any(i in e.scores for i in e.positive_ids) and any(i in e.scores for i in e.negative_ids)
-        for e in examples
-    )
-    if not taught:
-        raise DataError(
-            "loss.distillation: no training example has a teacher's scores of a positive and a "
-            'negative ("scores": {passage id: number})'
-        )
-    if taught < len(examples) and rank() == 0:
-        logger.warning(
-            "%d of %d training examples have no teacher's scores of a positive and a negative; "
-            "the distillation term leaves them out",
-            len(examples) - taught, len(examples),
-        )  # fmt: skip

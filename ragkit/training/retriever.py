@@ -30,13 +30,12 @@ from ragkit.training.callbacks import Progress, Watched, reporters
 from ragkit.training.checkpoints import Stamp, find_checkpoint, is_finished, read_state
 from ragkit.training.collate import (
     PairCollator,
-    PairDataset,
     TokenIds,
-    check_contrast,
     passage_table,
 )
 from ragkit.training.contrastive import ContrastiveModel
 from ragkit.training.dropout import set_dropout
+from ragkit.training.examples import training_pairs
 from ragkit.training.finite import LossWatch
 from ragkit.training.guide import guide_vectors
 from ragkit.training.remining import Remine, RemineNegatives
@@ -125,7 +124,7 @@ def train_retriever(
             "loss.cached: needs the whole weights in each process, and loop.fsdp and DeepSpeed's "
             "stage 3 take them apart; use configs/deepspeed/zero2.json, or a smaller batch"
         )
-    dataset = _dataset(examples, corpus, loss, loop, seed, mines=remine is not None)
+    dataset = training_pairs(examples, corpus, loss, loop, seed, mines=remine is not None)
     made_from = _made_from(encoder, dataset.examples, loss, loop, seed)
     checkpoint = find_checkpoint(folder / "checkpoints", made_from)
     if loop.dropout is not None:
@@ -189,64 +188,6 @@ def train_retriever(
         unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
     trainer.gather_weights()
     return _summary(trainer.state, result.metrics["train_runtime"], metric)
-
-
-def _dataset(
-    examples: Sequence[Example],
-    corpus: Mapping[str, Passage],
-    loss: Contrastive,
-    loop: TrainLoop,
-    seed: int,
-    mines: bool,
-) -> PairDataset:
-    """Return the training pairs; say what is left out, and what cannot be as it was asked."""
-    n_negatives = loss.n_negatives if loss.hard_neg_ratio is None else None
-    dataset = PairDataset(_without_false_negatives(examples), n_negatives, seed)
-    check_contrast(dataset.examples, loss, loop.batch_size, mines)
-    if left_out := len(examples) - len(dataset):
-        logger.info(
-            "%d of %d examples have no passage that answers them and are left out",
-            left_out, len(examples),
-        )  # fmt: skip
-    copied = sum(_asks_with_its_passage(e, corpus) for e in dataset.examples)
-    if copied:
-        logger.warning(
-            "%d of %d examples ask with the very text of their passage: from these a retriever "
-            "learns nothing about questions",
-            copied, len(dataset),
-        )  # fmt: skip
-    batch = loop.batch_size * ranks.count()
-    if batch > len(dataset):
-        logger.warning(
-            "a batch of %d is more than the %d examples: each step sees all of them",
-            batch, len(dataset),
-        )  # fmt: skip
-    return dataset
-
-
-def _without_false_negatives(examples: Sequence[Example]) -> list[Example]:
-    """Leave out negatives that answer the question, whichever example says so; say how many."""
-    known = known_positives(examples)
-    kept = []
-    for example in examples:
-        negatives = tuple(i for i in example.negative_ids if i not in known[example.asked])
-        changed = len(negatives) < len(example.negative_ids)
-        kept.append(replace(example, negative_ids=negatives) if changed else example)
-    false = sum(
-        len(a.negative_ids) - len(b.negative_ids) for a, b in zip(examples, kept, strict=True)
-    )
-    if false:
-        logger.warning(
-            "%d hard negatives answer their question, as the examples themselves say; they are "
-            "left out",
-            false,
-        )
-    return kept
-
-
-def _asks_with_its_passage(example: Example, corpus: Mapping[str, Passage]) -> bool:
-    asked = example.question.split()
-    return any(corpus[i].text.split() == asked for i in example.positive_ids)
 
 
 def _made_from(

@@ -10,7 +10,8 @@ from ragkit.config.training import Contrastive
 from ragkit.data.schema import Example, Turn, known_positives
 from ragkit.errors import DataError
 from ragkit.training.candidates import candidates
-from ragkit.training.collate import Pair, PairCollator, PairDataset, check_contrast
+from ragkit.training.collate import Pair, PairCollator, PairDataset
+from ragkit.training.examples import check_contrast
 
 POOL = tuple(f"n{i}" for i in range(8))
 
