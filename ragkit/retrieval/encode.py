@@ -98,21 +98,21 @@ def _encode_to_file(
     return array.load()
 
 
-def count_cut(encoder: Encoder, token_ids: Sequence[Sequence[int]]) -> int:
-    """Return how many texts reach the limit of an encoder's tower, and so may have been cut."""
-    return sum(len(ids) >= encoder.settings.max_length for ids in token_ids)
+def log_cut(tower: Encoder, token_ids: Sequence[Sequence[int]], what: str) -> None:
+    """Say how many texts reach the limit of an encoder's tower, and so may have been cut."""
+    limit = tower.settings.max_length
+    if cut := sum(len(ids) >= limit for ids in token_ids):
+        logger.info(
+            "%d of %d %s fill the encoder's %d tokens; the rest of them is not seen",
+            cut, len(token_ids), what, limit,
+        )  # fmt: skip
 
 
 def _encode_shard(
     encoder: Encoder, texts: Sequence[str], kind: Kind, options: EncoderOptions, meter: Meter
 ) -> Vectors:
     token_ids = encoder.tokenize(texts, kind)
-    if cut := count_cut(encoder.tower(kind), token_ids):
-        logger.info(
-            "%d of %d %s fill the encoder's %d tokens; the rest of them is not seen",
-            cut, len(texts), "queries" if kind == "query" else "passages",
-            encoder.tower(kind).settings.max_length,
-        )  # fmt: skip
+    log_cut(encoder.tower(kind), token_ids, "queries" if kind == "query" else "passages")
     device = encoder.device
     region = products.bf16(device) if use_bf16(options.precision, device) else nullcontext
 

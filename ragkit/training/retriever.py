@@ -23,7 +23,7 @@ from ragkit.errors import ConfigError
 from ragkit.log import logger
 from ragkit.models import ranks
 from ragkit.models.encoder import Encoder
-from ragkit.retrieval.encode import count_cut
+from ragkit.retrieval.encode import log_cut
 from ragkit.retrieval.searchers import query_text
 from ragkit.training.arguments import plain_settings, shards_weights, training_arguments
 from ragkit.training.callbacks import Progress, Watched, reporters
@@ -210,12 +210,7 @@ def _collator(
 ) -> PairCollator:
     """Tokenise every question, once."""
     queries = encoder.tokenize([query_text(e) for e in examples], "query")
-    tower = encoder.tower("query")
-    if cut := count_cut(tower, queries):
-        logger.info(
-            "%d of %d training questions fill the encoder's %d tokens; the rest is not seen",
-            cut, len(queries), tower.settings.max_length,
-        )  # fmt: skip
+    log_cut(encoder.tower("query"), queries, "training questions")
     return PairCollator(
         queries=dict(zip((e.id for e in examples), queries, strict=True)),
         passages=passages,
@@ -232,12 +227,7 @@ def _tokenize_passages(
     """Add the tokens of the passages that examples name and that are not in `passages` yet."""
     needed = [i for i in passage_table(examples) if i not in passages]
     token_ids = encoder.tokenize([corpus[i].rendered for i in needed], "passage")
-    tower = encoder.tower("passage")
-    if cut := count_cut(tower, token_ids):
-        logger.info(
-            "%d of %d training passages fill the encoder's %d tokens; the rest of them is not seen",
-            cut, len(token_ids), tower.settings.max_length,
-        )  # fmt: skip
+    log_cut(encoder.tower("passage"), token_ids, "training passages")
     passages.update(zip(needed, token_ids, strict=True))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ragkit.config.blocks import EncoderOptions
 from ragkit.models.encoder import Encoder
 from ragkit.retrieval import encode as module
-from ragkit.retrieval.encode import batches, count_cut, encode
+from ragkit.retrieval.encode import batches, encode, log_cut
 from ragkit.retrieval.sharing import forget_progress
 
 FP32 = EncoderOptions(precision="fp32", device="cpu")
@@ -190,9 +190,12 @@ def test_batches_take_every_text_once_and_keep_to_the_budget(
     assert longest_first == sorted(lengths, reverse=True)
 
 
-def test_texts_that_fill_the_encoder_are_counted(encoder: Counting) -> None:
+def test_texts_that_fill_the_encoder_are_counted(encoder: Counting, log_lines: list[str]) -> None:
     limit = encoder.settings.max_length
-    assert count_cut(encoder, [[0] * (limit - 1), [0] * limit, [0]]) == 1
+    log_cut(encoder, [[0] * (limit - 1), [0] * limit, [0]], "texts")
+    assert log_lines == [
+        f"1 of 3 texts fill the encoder's {limit} tokens; the rest of them is not seen"
+    ]
 
 
 def test_threads_share_the_batches_and_change_nothing(encoder: Counting) -> None:
