@@ -77,6 +77,18 @@ def tiny_reranker(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
+def as_first_rank(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """What makes this process the first of a launch: of how many, and how many on this machine."""
+
+    def launched(size: int, here: int) -> None:
+        launch = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": here, "RANK": 0, "LOCAL_RANK": 0}
+        for name, value in {**launch, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
+            monkeypatch.setenv(name, str(value))
+
+    return launched
+
+
+@pytest.fixture
 def stage() -> Callable[..., Path]:
     """Run one command with a configuration, as the command line does; return its run directory."""
     from ragkit.config.load import Source, build

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 from rich.console import Group, RenderableType
 
-from ragkit.config.blocks import Answerer, Dense, ExtractiveAnswerer, Retriever
+from ragkit.config.blocks import Answerer, ExtractiveAnswerer
 from ragkit.data.files import (
     read_json,
     write_json,
@@ -43,7 +43,6 @@ ANSWER_METRICS = ("em", "f1", "rouge_1", "rouge_2", "rouge_l")
 class Config(EvaluationSource):
     """Configuration of `eval-e2e`."""
 
-    retriever: Retriever = Field(Dense(type="dense"), description="the system that finds passages")
     answerer: Answerer = Field(
         ExtractiveAnswerer(type="extractive"), description="the system that answers from them"
     )
@@ -99,7 +98,7 @@ def _retrieve(
     """Return the passages of each question, id to score, and what the retriever chose on dev."""
     if config.passages == "gold":
         return {e.id: dict.fromkeys(e.positive_ids, 1.0) for e in examples}, {}
-    chooser = weight_chooser(config, config.retriever, corpus, run)
+    chooser = weight_chooser(config, corpus, run)
     searcher = build_searcher(config.retriever, corpus, chooser)
     with run.timed("retrieval"):
         found = searcher.search([query_text(e) for e in examples], config.top_k)

@@ -5,7 +5,6 @@ from pathlib import Path
 from pydantic import Field
 from rich.console import Group, RenderableType
 
-from ragkit.config.blocks import Dense, Retriever
 from ragkit.data.files import (
     read_json,
     write_json,
@@ -35,7 +34,6 @@ from ragkit.stages.tables import metric_table
 class Config(EvaluationSource):
     """Configuration of `eval-retriever`."""
 
-    retriever: Retriever = Field(Dense(type="dense"), description="the system to measure")
     metrics: list[str] = Field(METRICS, description="recall@k, hit@k, ndcg@k, mrr@k, map, ...")
     top_k: int = Field(
         100, gt=0, description="passages retrieved a question; more where a metric looks deeper"
@@ -51,7 +49,7 @@ def run(config: Config, run: Run) -> None:
     evaluate(qrels, {}, config.metrics)  # a wrong metric name is told before the work
     train = check_leaks(config, examples)
     documents = documents_of(examples, corpus)
-    chooser = weight_chooser(config, config.retriever, corpus, run)
+    chooser = weight_chooser(config, corpus, run)
     searcher = build_searcher(config.retriever, corpus, chooser)
     with run.timed("searching"):
         depth = max(config.top_k, deepest(config.metrics))

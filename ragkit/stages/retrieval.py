@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, model_validator
 
-from ragkit.config.blocks import InputPath, Retriever, beside
+from ragkit.config.blocks import Dense, InputPath, Retriever, beside
 from ragkit.data.files import read_examples
 from ragkit.data.schema import Example, Passage, qrels_of
 from ragkit.errors import DataError
@@ -28,8 +28,9 @@ _SHOWN_LEAKS = 3
 
 
 class EvaluationSource(ExampleSource):
-    """Test examples, and what is needed to judge a system on them."""
+    """Test examples, the system that finds passages, and what is needed to judge it on them."""
 
+    retriever: Retriever = Field(Dense(type="dense"), description="the system that finds passages")
     dev: InputPath | None = Field(
         None, description="examples on which a fusion weight is chosen; unset: dev.jsonl beside"
     )
@@ -48,17 +49,15 @@ class EvaluationSource(ExampleSource):
     def _find_train(self, info: ValidationInfo) -> "EvaluationSource":
         if self.train is None:
             found = beside(self.examples, "train.jsonl", info.context)
-            usable = found is not None and found != self.examples
-            object.__setattr__(self, "train", [found] if usable else [])
+            object.__setattr__(self, "train", [] if found is None else [found])
         return self
 
     @model_validator(mode="after")
     def _find_dev(self, info: ValidationInfo) -> "EvaluationSource":
-        retriever: Retriever | None = getattr(self, "retriever", None)
-        if retriever is None or not needs_dev(retriever):
+        if not needs_dev(self.retriever):
             return self
         found = self.dev or beside(self.examples, "dev.jsonl", info.context)
-        if found is None or found == self.examples:
+        if found is None:
             raise ValueError(
                 "dev: the fusion weight is chosen on dev examples, and no dev.jsonl is beside "
                 f"{self.examples}; name some, or give retriever.weight"
@@ -68,7 +67,7 @@ class EvaluationSource(ExampleSource):
 
 
 def weight_chooser(
-    config: EvaluationSource, retriever: Retriever, corpus: Mapping[str, Passage], run: Run
+    config: EvaluationSource, corpus: Mapping[str, Passage], run: Run
 ) -> Callable[[Searcher, Searcher], float] | None:
     """Return the function that chooses a fusion weight by nDCG@10 on the dev examples.
 
@@ -77,7 +76,7 @@ def weight_chooser(
     Raises:
         DataError: malformed dev examples, or none with positives.
     """
-    if config.dev is None or not needs_dev(retriever):
+    if config.dev is None or not needs_dev(config.retriever):
         return None
     dev = read_examples(config.dev, corpus, bad_lines(config, run))
     qrels, queries = qrels_of(dev), [query_text(e) for e in dev]

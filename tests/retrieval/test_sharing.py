@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -167,11 +168,9 @@ def test_two_ranks_go_on_where_one_process_was(tiny_encoder: Path, tmp_path: Pat
 
 
 def test_a_process_that_encodes_alone_does_not_wait_for_the_others(
-    tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_encoder: Path, tmp_path: Path, as_first_rank: Callable[[int, int], None]
 ) -> None:
-    launch = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
-    for name, value in {**launch, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
-        monkeypatch.setenv(name, value)
+    as_first_rank(2, 2)
     options = EncoderOptions(precision="fp32", device="cpu")
     encoder = Encoder.load(str(tiny_encoder))
     rows = encode(encoder, TEXTS, "passage", options, tmp_path / "rows.npy")
@@ -196,10 +195,10 @@ def test_torchrun_shares_out_the_index_command(tiny_encoder: Path, tmp_path: Pat
     assert not list((tmp_path / "index").glob("*.progress*"))
 
 
-def test_ranks_on_several_machines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    launch = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
-    for name, value in {**launch, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
-        monkeypatch.setenv(name, value)
+def test_ranks_on_several_machines_are_refused(
+    as_first_rank: Callable[[int, int], None],
+) -> None:
+    as_first_rank(4, 2)
     with pytest.raises(RunError, match="not by 4 on several"), together():
         pass
 

@@ -6,6 +6,7 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -246,10 +247,8 @@ def test_a_precision_that_contradicts_the_loop_is_refused(tmp_path: Path) -> Non
 
 
 def test_a_guide_is_refused_where_processes_are_on_several_machines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, as_first_rank: Callable[[int, int], None]
 ) -> None:
-    launch = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
-    for name, value in {**launch, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
-        monkeypatch.setenv(name, value)
+    as_first_rank(4, 2)
     with pytest.raises(ConfigError, match=r"loss\.guide: .* several"):
         guide_vectors(Guide(model="embedded"), [], {}, tmp_path)
