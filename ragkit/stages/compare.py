@@ -16,7 +16,7 @@ from ragkit.evaluation.summary import slice_of
 from ragkit.runs import Run
 from ragkit.stages.markdown import comparison_page
 from ragkit.stages.retrieval import METRICS
-from ragkit.stages.tables import difference_table, metric_table
+from ragkit.stages.tables import Table
 
 _FILES = {"retrieval": "per_query.jsonl", "answers": "predictions.jsonl"}
 _SHOWN = {"retrieval": METRICS, "answers": ["f1", "rouge_l", "em"]}
@@ -109,7 +109,8 @@ def run(config: Config, run: Run) -> None:
             f.write(as_junit(verdicts))
     write_jsonl(run / "losses.jsonl", lost)
     with atomic_write(run / "comparison.md") as f:
-        f.write(comparison_page(result, _SHOWN, _SLICED, as_json(verdicts), lost))
+        tables = [table for kind, part in result.items() for table in _tables(kind, part)]
+        f.write(comparison_page(tables, as_json(verdicts), lost))
     write_json(run / "comparison.json", result)
 
 
@@ -160,28 +161,10 @@ def _made(kind: str, record: dict[str, Any]) -> dict[str, Any]:
 def show(path: Path) -> RenderableType:
     """Show means, paired differences and slices of each kind of evaluation."""
     parts: list[RenderableType] = []
-    for kind, table in read_json(path / "comparison.json").items():
-        known = table["systems"][table["baseline"]]
-        metrics = [m for m in _SHOWN[kind] if m in known] or list(known)[:6]
-        first = table["systems"][table["baseline"]][metrics[0]]
-        title = (
-            f"{kind.upper()}, mean and 95% interval "
-            f"({first['n']} questions from {first['clusters']} documents)"
-        )
-        parts.append(metric_table(title, table["systems"], metrics))
-        if not table["differences"]:
-            continue
-        title = f"paired difference from {table['baseline']} (* its interval excludes 0)"
-        parts.append(difference_table(title, table["differences"], metrics))
-        if table["slices"]:
-            title = f"the same for {_SLICED[kind]}, by slice"
-            rows = {label: _across_slices(table, label, kind) for label in table["differences"]}
-            names = [
-                f"{name} ({part['systems'][table['baseline']][_SLICED[kind]]['n']})"
-                for name, part in table["slices"].items()
-            ]
-            parts.append(difference_table(title, rows, names))
-        parts.append(_headline(table, metrics, kind))
+    for kind, compared in read_json(path / "comparison.json").items():
+        parts += [table.printed() for table in _tables(kind, compared)]
+        if compared["differences"]:
+            parts.append(_headline(kind, compared))
     if (path / "gates.json").exists():
         for gate in read_json(path / "gates.json"):
             holds = "holds" if gate["passed"] else "DOES NOT HOLD"
@@ -190,9 +173,31 @@ def show(path: Path) -> RenderableType:
     return Group(*parts)
 
 
-def _headline(table: dict[str, Any], metrics: list[str], kind: str) -> str:
+def _tables(kind: str, compared: dict[str, Any]) -> list[Table]:
+    """Return the tables of a kind of evaluation: means, paired differences, and these by slice."""
+    systems, gains, base = compared["systems"], compared["differences"], compared["baseline"]
+    metrics = [m for m in _SHOWN[kind] if m in systems[base]] or list(systems[base])[:6]
+    first = systems[base][metrics[0]]
+    about = f"{first['n']} questions from {first['clusters']} documents"
+    tables = [Table(f"{kind}, mean and 95% interval: {about}", metrics, systems)]
+    if gains:
+        title = f"paired difference from {base} (* its interval excludes 0)"
+        tables.append(Table(title, metrics, gains, paired=True))
+    if gains and compared["slices"]:
+        by = _SLICED[kind]
+        columns = {f"{n} ({p['systems'][base][by]['n']})": p for n, p in compared["slices"].items()}
+        rows = {
+            system: {name: part["differences"][system][by] for name, part in columns.items()}
+            for system in gains
+        }
+        tables.append(Table(f"the same for {by}, by slice", list(columns), rows, paired=True))
+    return tables
+
+
+def _headline(kind: str, table: dict[str, Any]) -> str:
     """Say in a sentence which system is best, and by how much and how surely."""
-    metric = _SLICED[kind] if _SLICED[kind] in metrics else metrics[0]
+    known = table["systems"][table["baseline"]]
+    metric = _SLICED[kind] if _SLICED[kind] in known else next(iter(known))
     name = max(table["differences"], key=lambda n: table["differences"][n][metric]["mean"])
     if table["differences"][name][metric]["mean"] <= 0:
         best = table["systems"][table["baseline"]][metric]["mean"]
@@ -211,16 +216,6 @@ def _headline(table: dict[str, Any], metrics: list[str], kind: str) -> str:
         f"{gain['mean']:+.3f} from {base} ({sure}; {gain['wins']} questions better, "
         f"{gain['losses']} worse)\n"
     )
-
-
-def _across_slices(table: dict[str, Any], label: str, kind: str) -> dict[str, Any]:
-    metric = _SLICED[kind]
-    return {
-        f"{name} ({part['systems'][table['baseline']][metric]['n']})": part["differences"][label][
-            metric
-        ]
-        for name, part in table["slices"].items()
-    }
 
 
 def _read(label: str, path: Path, kinds: dict[str, _Systems], documents: dict[str, str]) -> None:

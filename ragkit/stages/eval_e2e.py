@@ -35,7 +35,7 @@ from ragkit.stages.retrieval import (
     weight_chooser,
 )
 from ragkit.stages.sources import documents_of, read_sources
-from ragkit.stages.tables import metric_table
+from ragkit.stages.tables import Table
 
 ANSWER_METRICS = ("em", "f1", "rouge_1", "rouge_2", "rouge_l")
 
@@ -81,11 +81,12 @@ def show(path: Path) -> RenderableType:
     counts = result["questions"]
     title = f"{counts['all']} questions, {counts['unanswerable']} of them unanswerable"
     rows = {"all": result["metrics"], **result["slices"]}
-    answers = metric_table(title, rows, [m for m in ANSWER_METRICS if m in result["metrics"]])
+    metrics = [m for m in ANSWER_METRICS if m in result["metrics"]]
+    answers = Table(title, metrics, rows).printed()
     retrieval = [m for m in METRICS if m in result["metrics"]]
     parts: list[RenderableType] = [answers]
     if retrieval:
-        parts.append(metric_table("retrieval", {"all": result["metrics"]}, retrieval))
+        parts.append(Table("retrieval", retrieval, {"all": result["metrics"]}).printed())
     whole = result["whole_set"]
     said = ", ".join(f"{k} {v:.3f}" for k, v in whole.items() if v is not None)
     parts += [f"whole set: {said}", f"single answers: {path / 'predictions.jsonl'}"]

@@ -28,7 +28,7 @@ from ragkit.stages.retrieval import (
     weight_chooser,
 )
 from ragkit.stages.sources import documents_of, read_sources
-from ragkit.stages.tables import metric_table
+from ragkit.stages.tables import Table
 
 
 class Config(EvaluationSource):
@@ -89,4 +89,4 @@ def show(path: Path) -> RenderableType:
     counts = result["questions"]
     title = f"{counts['with positives']} of {counts['all']} questions have passages to find"
     rows = {"all": result["metrics"], **result["slices"]}
-    return Group(metric_table(title, rows, metrics), f"per question: {path / 'per_query.jsonl'}")
+    return Group(Table(title, metrics, rows).printed(), f"per question: {path / 'per_query.jsonl'}")

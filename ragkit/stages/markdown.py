@@ -1,62 +1,41 @@
 """A comparison as a Markdown page: for pull requests, wikis and docs/results.md."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from ragkit.stages.tables import Cell, Table
 
 _LONGEST = 300  # characters of an answer in a table
 
 
 def comparison_page(
-    result: Mapping[str, Mapping[str, Any]],
-    shown: Mapping[str, Sequence[str]],
-    sliced: Mapping[str, str],
-    gates: Sequence[Mapping[str, Any]],
-    lost: Sequence[Mapping[str, Any]],
+    tables: Iterable[Table], gates: Sequence[Mapping[str, Any]], lost: Sequence[Mapping[str, Any]]
 ) -> str:
-    """Return the tables of every kind of evaluation, the gates, and the questions that lost.
-
-    shown: metrics of each kind, in the order of the columns; sliced: the one shown by slice
-    """
+    """Return the gates, the tables, and the questions that lost."""
     parts = []
     if gates:
         rows = {
             f"{g['system']}: {g['gate']}": ["yes" if g["passed"] else "**no**", g["said"]]
             for g in gates
         }
-        parts += ["Gates\n", _table(["holds", "difference from the baseline"], rows)]
-    for kind, table in result.items():
-        systems, base = table["systems"], table["baseline"]
-        metrics = [m for m in shown[kind] if m in systems[base]] or list(systems[base])[:6]
-        first = systems[base][metrics[0]]
-        parts.append(f"{kind}: {first['n']} questions from {first['clusters']} documents\n")
-        parts.append(
-            _table(metrics, {n: [_mean(s[m]) for m in metrics] for n, s in systems.items()})
-        )
-        gains = table["differences"]
-        if not gains:
-            continue
-        parts.append(f"Paired difference from {base} (\\* its 95% interval excludes 0)\n")
-        parts.append(
-            _table(metrics, {n: [difference(g[m]) for m in metrics] for n, g in gains.items()})
-        )
-        if slices := table["slices"]:
-            by = sliced[kind]
-            names = [f"{n} ({p['systems'][base][by]['n']})" for n, p in slices.items()]
-            rows = {
-                n: [difference(p["differences"][n][by]) for p in slices.values()] for n in gains
-            }
-            parts += [f"The same for {by}, by slice\n", _table(names, rows)]
+        parts += ["Gates\n", _lines(["holds", "difference from the baseline"], rows)]
+    for table in tables:
+        text = difference if table.paired else _mean
+        rows = {n: [text(r.get(c)) for c in table.columns] for n, r in table.rows.items()}
+        parts += [table.title.replace("*", "\\*") + "\n", _lines(table.columns, rows)]
     for name in dict.fromkeys(record["system"] for record in lost):
         own = [record for record in lost if record["system"] == name]
         parts.append(f"Where {name} lost most ({own[0]['metric']}, from {own[0]['baseline']})\n")
         columns = ["score", "reference", own[0]["baseline"], name]
         rows = {_cell(f"{r['question']} ({r['id']})"): _loss(r) for r in own}
-        parts.append(_table(columns, rows))
+        parts.append(_lines(columns, rows))
     return "\n".join(parts)
 
 
-def difference(cell: Mapping[str, Any]) -> str:
+def difference(cell: Cell | None) -> str:
     """Return `+0.041 (+0.012 to +0.070) *`, the star where the interval excludes 0."""
+    if cell is None:
+        return ""
     if cell["ci95"] is None:
         return f"{cell['mean']:+.3f}"
     low, high = cell["ci95"]
@@ -64,8 +43,10 @@ def difference(cell: Mapping[str, Any]) -> str:
     return f"{cell['mean']:+.3f} ({low:+.3f} to {high:+.3f}){star}"
 
 
-def _mean(cell: Mapping[str, Any]) -> str:
+def _mean(cell: Cell | None) -> str:
     """Return `0.812 (0.780 to 0.842)`."""
+    if cell is None:
+        return ""
     if cell["ci95"] is None:
         return f"{cell['mean']:.3f}"
     low, high = cell["ci95"]
@@ -100,7 +81,7 @@ def _cell(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
-def _table(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+def _lines(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()]
     return "\n".join(lines) + "\n"

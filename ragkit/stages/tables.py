@@ -1,46 +1,43 @@
-"""Tables of metrics for the terminal."""
+"""Tables of estimates, and how they look on a terminal."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
 from rich.console import Group
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 Cell = Mapping[str, Any]
 
 
-def metric_table(
-    title: str, rows: Mapping[str, Mapping[str, Cell]], metrics: Sequence[str]
-) -> Group:
-    """Return a table of means with their 95% intervals, a row a system or slice."""
-    return _table(title, rows, metrics, estimate)
+@dataclass(frozen=True)
+class Table:
+    """Means with their 95% intervals, a row a system or slice; a row may have no cell of a column.
+
+    paired: the cells are paired differences
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Mapping[str, Mapping[str, Cell]]
+    paired: bool = False
+
+    def printed(self) -> Group:
+        """Return what a terminal shows, each interval below its mean; * where one excludes 0."""
+        table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("", no_wrap=True)
+        text = _difference if self.paired else _mean
+        for column in self.columns:
+            table.add_column(column, justify="right", overflow="fold")
+        for name, cells in self.rows.items():
+            table.add_row(name, *(text(cells.get(column)) for column in self.columns))
+        # as a table's own title it would wrap at the table's width
+        return Group(Text(self.title), table)
 
 
-def difference_table(
-    title: str, rows: Mapping[str, Mapping[str, Cell]], metrics: Sequence[str]
-) -> Group:
-    """Return a table of paired differences with their 95% intervals; * where they exclude 0."""
-    return _table(title, rows, metrics, _difference)
-
-
-def _table(
-    title: str,
-    rows: Mapping[str, Mapping[str, Cell]],
-    columns: Sequence[str],
-    text: Callable[[Cell | None], str],
-) -> Group:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right", overflow="fold")
-    for name, cells in rows.items():
-        table.add_row(name, *(text(cells.get(column)) for column in columns))
-    return Group(Text(title), table)  # as a table's own title it would wrap at the table's width
-
-
-def estimate(cell: Cell | None) -> str:
+def _mean(cell: Cell | None) -> str:
     """Return a mean with its interval below, `0.812` and `.780-.842`."""
     if cell is None or cell["mean"] is None:
         return "-"

@@ -202,7 +202,7 @@ def averaged(runs: Iterable[list[dict[str, Any]]]) -> dict[str, dict[str, float]
 
 def gain(found: Mapping[str, Any] | None) -> str:
     """Return a system's difference in nDCG@10 as a text; nothing for the baseline's own row."""
-    return "" if found is None else difference(found["ndcg@10"])
+    return difference(found and found["ndcg@10"])
 
 
 def prepare_scifact(source: Path, target: Path) -> None:
