@@ -12,7 +12,7 @@ from ragkit.data.documents import read_documents
 from ragkit.data.files import read_examples
 from ragkit.data.journal import passage_sha256, read_journal
 from ragkit.data.schema import Example, Passage
-from ragkit.evaluation.summary import leaks
+from ragkit.evaluation.leakage import near_questions
 from ragkit.qa.prompts import parse
 from ragkit.stages.chunk import cut
 
@@ -120,4 +120,4 @@ def test_no_test_or_dev_question_is_nearly_a_recorded_one(
     test_set: list[Example], recorded: list[Example]
 ) -> None:
     held_out = [*test_set, *read_examples(DEMO / "dev.jsonl")]
-    assert [(a.question, b.question) for a, b in leaks(held_out, recorded, 0.7)] == []
+    assert [(a.question, b.question) for a, b in near_questions(held_out, recorded, 0.7)] == []

@@ -317,16 +317,25 @@ class LocalModel(Block):
     trust_remote_code: bool = Field(False, description="run code that comes with a model")
 
 
+_CITE = Field(
+    False,
+    description="ask for the numbers of passages after each statement; they are taken out of the "
+    "answer, and scored",
+)
+
+
 class HfAnswerer(LocalModel):
     """A local causal or encoder-decoder model."""
 
     type: Literal["hf"]
+    cite: bool = _CITE
 
 
 class OpenAIAnswerer(Endpoint):
     """A model behind an OpenAI-compatible server."""
 
     type: Literal["openai"]
+    cite: bool = _CITE
 
 
 Answerer = Annotated[ExtractiveAnswerer | HfAnswerer | OpenAIAnswerer, Field(discriminator="type")]

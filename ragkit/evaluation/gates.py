@@ -2,7 +2,6 @@
 
 `recall@5 >= -0.01` holds where the whole 95% interval of the difference from the baseline is at or
 above -0.01: not being worse must be shown, an interval that is merely wide does not pass.
-`latency <= 5` asks the upper bound, for what is better when it is less.
 """
 
 import re
@@ -14,7 +13,7 @@ from xml.etree import ElementTree
 from ragkit.errors import DataError
 
 _FORM = re.compile(
-    r"(?:(?P<system>.+?)\s*:\s*)?(?P<metric>[^\s:<>=]+)\s*(?P<sign>>=|<=)\s*"
+    r"(?:(?P<system>.+?)\s*:\s*)?(?P<metric>[^\s:<>=]+)\s*>=\s*"
     r"(?P<limit>[+-]?(?:\d+\.?\d*|\.\d+))"
 )
 
@@ -24,18 +23,17 @@ class Gate:
     """A limit for the difference of a metric from the baseline; system: None means every other."""
 
     metric: str
-    sign: str
     limit: float
     system: str | None = None
 
     def __str__(self) -> str:
         who = f"{self.system}: " if self.system else ""
-        return f"{who}{self.metric} {self.sign} {self.limit:g}"
+        return f"{who}{self.metric} >= {self.limit:g}"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a gate for one system; bound: the end of the interval that counts, if any."""
+    """What came of a gate for one system; bound: the lower end of its interval, if it has one."""
 
     gate: str
     system: str
@@ -54,9 +52,9 @@ def parse_gate(text: str) -> Gate:
     if found is None:
         raise ValueError(
             f"{text!r} is no gate; one is [SYSTEM:] METRIC >= NUMBER, the least difference from "
-            "the baseline (recall@5 >= -0.01), or METRIC <= NUMBER, the greatest"
+            "the baseline (recall@5 >= -0.01)"
         )
-    return Gate(found["metric"], found["sign"], float(found["limit"]), found["system"])
+    return Gate(found["metric"], float(found["limit"]), found["system"])
 
 
 def judge(
@@ -93,12 +91,9 @@ def _verdict(gate: Gate, system: str, cell: Mapping[str, Any]) -> Verdict:
     if interval is None:
         said = f"{mean:+.4f}, and no interval: one document cannot show a difference"
         return Verdict(str(gate), system, False, None, said)
-    least = gate.sign == ">="
-    bound = interval[0 if least else 1]
-    passed = bound >= gate.limit if least else bound <= gate.limit
-    end = "lower" if least else "upper"
-    said = f"{mean:+.4f}, {end} bound {bound:+.4f}"
-    return Verdict(str(gate), system, passed, bound, said)
+    bound = interval[0]
+    said = f"{mean:+.4f}, lower bound {bound:+.4f}"
+    return Verdict(str(gate), system, bound >= gate.limit, bound, said)
 
 
 def as_json(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:

@@ -1,14 +1,12 @@
-"""From scores of single questions to the means, intervals and slices of metrics.json.
+"""From scores of single questions to the means and intervals of metrics.json.
 
 A score sheet is {metric: {question id: score}}; a question without a score for a metric is left out
 of its mean.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ragkit.data.nearduplicates import Neighbours
-from ragkit.data.schema import Example
 from ragkit.evaluation.significance import interval
 
 Sheet = Mapping[str, Mapping[str, float]]
@@ -37,27 +35,6 @@ def slice_of(sheet: Sheet, questions: Iterable[str]) -> dict[str, dict[str, floa
     return {
         name: {q: s for q, s in scores.items() if q in wanted} for name, scores in sheet.items()
     }
-
-
-def slices_by(examples: Sequence[Example], keys: Sequence[str]) -> dict[str, list[str]]:
-    """Return the question ids of each value of each metadata key, as "key=value"."""
-    found: dict[str, list[str]] = {}
-    for key in keys:
-        for example in examples:
-            found.setdefault(f"{key}={example.meta.get(key, '(none)')}", []).append(example.id)
-    return dict(sorted(found.items()))
-
-
-def leaks(
-    test: Sequence[Example], train: Sequence[Example], limit: float
-) -> list[tuple[Example, Example]]:
-    """Return the pairs of a test and the first training question that are nearly the same.
-
-    They have the same words with digits, and a ROUGE-L of at least `limit`.
-    """
-    asked = Neighbours(e.asked for e in train)
-    near = ((e, asked.near(e.asked, limit)) for e in test)
-    return [(e, train[i]) for e, i in near if i is not None]
 
 
 def _cell(values: list[float], clusters: list[str], seed: int) -> dict[str, Any]:

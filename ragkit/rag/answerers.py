@@ -16,7 +16,7 @@ from ragkit.data.schema import Example, Passage
 from ragkit.models.encoder import Encoder
 from ragkit.models.endpoint import Client
 from ragkit.models.generator import Generator
-from ragkit.rag.prompts import is_refusal, messages, plain_text
+from ragkit.rag.prompts import is_refusal, messages, plain_text, without_citations
 from ragkit.rag.sentences import sentences
 from ragkit.retrieval.encode import encode
 from ragkit.retrieval.searchers import query_text
@@ -29,7 +29,7 @@ class Answer:
     """What an answerer said.
 
     abstained: it declined to answer
-    passage_ids: the passages that it took its words from, where it knows
+    passage_ids: the passages that it took its words from or names, where it knows
     latency_ms: of this answer; of its share of a batch
     """
 
@@ -107,33 +107,34 @@ class HfAnswers:
         self, examples: Sequence[Example], passages: Sequence[Sequence[Passage]]
     ) -> Iterator[tuple[int, Answer]]:
         """Generate an answer for each question."""
-        chats = [messages(e, found) for e, found in zip(examples, passages, strict=True)]
+        chats = _chats(examples, passages, self.config.cite)
         prompts = [self.generator.render(chat, plain_text) for chat in chats]
         for first in range(0, len(prompts), _TOGETHER):
             start = time.perf_counter()
             outputs = self.generator.generate(prompts[first : first + _TOGETHER])
             latency_ms = (time.perf_counter() - start) * 1000 / len(outputs)
             for i, output in enumerate(outputs, first):
-                usage = {"completion_tokens": output.tokens}
-                yield i, Answer(output.text, is_refusal(output.text), latency_ms, usage=usage)
+                usage = {
+                    "prompt_tokens": output.prompt_tokens, "completion_tokens": output.tokens,
+                }  # fmt: skip
+                yield i, _generated(output.text, passages[i], self.config.cite, latency_ms, usage)
 
 
 class OpenAIAnswers:
     """A model behind an OpenAI-compatible server."""
 
     def __init__(self, config: OpenAIAnswerer) -> None:
-        self.client = Client(config)
+        self.config, self.client = config, Client(config)
 
     def answer(
         self, examples: Sequence[Example], passages: Sequence[Sequence[Passage]]
     ) -> Iterator[tuple[int, Answer]]:
         """Ask for each question, `concurrency` at a time."""
-        chats = [messages(e, found) for e, found in zip(examples, passages, strict=True)]
-        for i, reply in self.client.ask_all(chats):
+        cite = self.config.cite
+        for i, reply in self.client.ask_all(_chats(examples, passages, cite)):
             if not reply.text:  # it failed to answer, which is not to say that there is no answer
                 continue
-            latency_ms, abstained = reply.seconds * 1000, is_refusal(reply.text)
-            yield i, Answer(reply.text, abstained, latency_ms, usage=reply.usage)
+            yield i, _generated(reply.text, passages[i], cite, reply.seconds * 1000, reply.usage)
 
 
 def build_answerer(config: Answerer) -> Answers:
@@ -143,6 +144,19 @@ def build_answerer(config: Answerer) -> Answers:
     if isinstance(config, HfAnswerer):
         return HfAnswers(config)
     return OpenAIAnswers(config)
+
+
+def _chats(
+    examples: Sequence[Example], passages: Sequence[Sequence[Passage]], cite: bool
+) -> list[list[dict[str, str]]]:
+    return [messages(e, found, cite) for e, found in zip(examples, passages, strict=True)]
+
+
+def _generated(
+    text: str, passages: Sequence[Passage], cite: bool, latency_ms: float, usage: Mapping[str, int]
+) -> Answer:
+    said, cited = without_citations(text, passages) if cite else (text, ())
+    return Answer(said, is_refusal(said), latency_ms, cited, usage)
 
 
 def _ids(chosen: Sequence[tuple[Passage, str]]) -> tuple[str, ...]:

@@ -1,10 +1,12 @@
 """Ranking by words: BM25 (Robertson et al., 1994; Lucene's form), by the package bm25s."""
 
+import copy
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import bm25s
 import numpy as np
+from numpy.typing import NDArray
 
 from ragkit.config.blocks import Bm25
 from ragkit.data.nearduplicates import WORD
@@ -18,6 +20,7 @@ class Bm25Searcher:
     def __init__(self, corpus: Mapping[str, Passage], config: Bm25 | None = None) -> None:
         self.config = config or Bm25(type="bm25")
         self.ids = list(corpus)
+        self.allowed: NDArray[np.bool_] | None = None  # (N,), where not all are
         self.index = bm25s.BM25(k1=self.config.k1, b=self.config.b, method="lucene")
         tokens = self._tokens([p.rendered for p in corpus.values()])
         self.empty = not any(tokens)
@@ -35,12 +38,20 @@ class Bm25Searcher:
         tokens = [[]] * len(queries) if self.empty else self._tokens(queries)
         return [self._best([t for t in words if t in self.vocabulary], top_k) for words in tokens]
 
+    def within(self, ids: Collection[str]) -> "Bm25Searcher":
+        """Return a searcher of these passages; how rare a word is the whole corpus says."""
+        other, wanted = copy.copy(self), set(ids)
+        other.allowed = np.array([i in wanted for i in self.ids])
+        return other
+
     def _best(self, words: list[str], top_k: int) -> dict[str, float]:
         """Return the highest scores, ties by descending id as in trec_eval."""
         if not words:
             return {}
         scores = self.index.get_scores(words)
-        matching = np.flatnonzero(scores > 0)
+        matching = np.flatnonzero(
+            scores > 0 if self.allowed is None else (scores > 0) & self.allowed
+        )
         if len(matching) > top_k:
             lowest = np.partition(scores[matching], -top_k)[-top_k]
             matching = matching[scores[matching] >= lowest]

@@ -4,7 +4,7 @@
 flat inner-product index.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +49,12 @@ class VectorIndex:
         """Return scores and row numbers of the nearest vectors, (B, top_k) each."""
         scores, rows = self._flat.search(np.ascontiguousarray(queries), min(top_k, len(self.ids)))
         return scores, rows
+
+    def part(self, ids: Collection[str]) -> "VectorIndex":
+        """Return the index of some of the passages."""
+        wanted = set(ids)
+        rows = [row for row, i in enumerate(self.ids) if i in wanted]
+        return VectorIndex([self.ids[row] for row in rows], self.vectors[rows], self.manifest)
 
     def save(self, folder: Path) -> None:
         """Write ids and manifest beside the vectors, which encoding has written already."""

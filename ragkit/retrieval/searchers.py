@@ -4,7 +4,8 @@ Each has one method, `search(queries, top_k)`, which returns one {passage id: sc
 first. What is a good ranking is `ragkit.evaluation`'s business.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from ragkit.config.blocks import Bm25, Dense, Fused, Retriever
@@ -46,6 +47,12 @@ class DenseSearcher:
             return []
         vectors = encode(self.encoder, queries, "query", self.config.encoder)
         return as_runs(self.index.ids, *self.index.search(vectors, top_k))
+
+    def within(self, ids: Collection[str]) -> "DenseSearcher":
+        """Return a searcher of some of the vectors."""
+        other = copy.copy(self)
+        other.index = self.index.part(ids)
+        return other
 
 
 class FusedSearcher:
@@ -89,6 +96,15 @@ def build_searcher(
             assert weight_for is not None, "checked by the stage's configuration"
             weight = weight_for(dense, bm25)
     return FusedSearcher(dense, bm25, config, weight)
+
+
+def restricted(searcher: Searcher, ids: Collection[str]) -> Searcher:
+    """Return the same system, which finds none but these passages; fusion ranks within them."""
+    if isinstance(searcher, FusedSearcher):
+        dense, bm25 = (restricted(part, ids) for part in (searcher.dense, searcher.bm25))
+        return FusedSearcher(dense, bm25, searcher.config, searcher.weight)
+    assert isinstance(searcher, DenseSearcher | Bm25Searcher), "what build_searcher builds"
+    return searcher.within(ids)
 
 
 def needs_dev(config: Retriever) -> bool:

@@ -13,13 +13,17 @@ from ragkit.errors import DataError, GateError
 from ragkit.evaluation.compare import compare, losses, shared_metrics
 from ragkit.evaluation.gates import as_json, as_junit, judge, parse_gate
 from ragkit.evaluation.summary import slice_of
+from ragkit.log import logger
 from ragkit.runs import Run
 from ragkit.stages.markdown import comparison_page
 from ragkit.stages.retrieval import METRICS
 from ragkit.stages.tables import Table
 
 _FILES = {"retrieval": "per_query.jsonl", "answers": "predictions.jsonl"}
-_SHOWN = {"retrieval": METRICS, "answers": ["f1", "rouge_l", "em"]}
+_SHOWN = {
+    "retrieval": METRICS,
+    "answers": ["correct", "faithful", "preferred", "f1", "rouge_l", "em", "k_precision"],
+}
 _SLICED = {"retrieval": "ndcg@10", "answers": "f1"}  # shown by slice, and by single questions
 _LOSSES = 20
 
@@ -41,7 +45,7 @@ class Config(StageConfig):
     gates: list[str] = Field(
         [],
         description="[SYSTEM:] METRIC >= NUMBER, the least difference from the baseline, by the "
-        "lower bound of its interval; or METRIC <= NUMBER, the greatest, by the upper",
+        "lower bound of its interval",
     )
 
     @field_validator("gates")
@@ -79,26 +83,13 @@ def run(config: Config, run: Run) -> None:
     result: dict[str, dict[str, Any]] = {}
     lost: list[dict[str, Any]] = []
     for kind, systems in kinds.items():
+        _leave_out_failed(kind, systems)
         baseline = next((b for b in config.baseline if b in systems.sheets), None)
         baseline = baseline or next(iter(systems.sheets))
-        metrics = shared_metrics(systems.sheets, list(systems.sheets[baseline]))
-        if not metrics:
-            raise DataError(f"{', '.join(systems.sheets)}: no metric in common")
-        result[kind] = compare(systems.sheets, documents, metrics, baseline, config.seed)
-        result[kind]["slices"] = {
-            name: compare(
-                {label: slice_of(sheet, ids) for label, sheet in systems.sheets.items()},
-                documents,
-                [_SLICED[kind]],
-                baseline,
-                config.seed,
-            )
-            for name, ids in sorted(systems.slices.items())
-            if _SLICED[kind] in metrics and ids & set(systems.sheets[baseline][_SLICED[kind]])
-        }
-        lost += _losses(
-            kind, systems, baseline, _SLICED[kind] if _SLICED[kind] in metrics else metrics[0]
-        )
+        result[kind] = _compared(kind, systems, documents, baseline, config.seed)
+        metrics = result[kind]["systems"][baseline]
+        metric = _SLICED[kind] if _SLICED[kind] in metrics else next(iter(metrics))
+        lost += _losses(kind, systems, baseline, metric)
     verdicts = judge(
         [parse_gate(gate) for gate in config.gates],
         {name: row for table in result.values() for name, row in table["differences"].items()},
@@ -112,6 +103,47 @@ def run(config: Config, run: Run) -> None:
         tables = [table for kind, part in result.items() for table in _tables(kind, part)]
         f.write(comparison_page(tables, as_json(verdicts), lost))
     write_json(run / "comparison.json", result)
+
+
+def _leave_out_failed(kind: str, systems: _Systems) -> None:
+    """Take questions that a system gave no answer to out of all score sheets, and say so."""
+    failed = {
+        question
+        for records in systems.records.values()
+        for question, record in records.items()
+        if record.get("failed")
+    }
+    if failed:
+        logger.warning("%s: %d questions that a system gave no answer to are left out",
+                       kind, len(failed))  # fmt: skip
+        for sheet in systems.sheets.values():
+            for scores in sheet.values():
+                for question in failed & scores.keys():
+                    del scores[question]
+
+
+def _compared(
+    kind: str, systems: _Systems, documents: dict[str, str], baseline: str, seed: int
+) -> dict[str, Any]:
+    """Return the comparison of a kind, with that of its main metric in each slice."""
+    metrics = shared_metrics(systems.sheets, list(systems.sheets[baseline]))
+    if not metrics:
+        raise DataError(f"{', '.join(systems.sheets)}: no metric in common")
+    result = compare(systems.sheets, documents, metrics, baseline, seed)
+    by = _SLICED[kind]
+    asked = set(systems.sheets[baseline].get(by, {})) if by in metrics else set()
+    result["slices"] = {
+        name: compare(
+            {label: slice_of(sheet, ids) for label, sheet in systems.sheets.items()},
+            documents,
+            [by],
+            baseline,
+            seed,
+        )
+        for name, ids in sorted(systems.slices.items())
+        if set() < ids & asked < asked
+    }
+    return result
 
 
 def check(path: Path) -> None:
@@ -185,12 +217,13 @@ def _tables(kind: str, compared: dict[str, Any]) -> list[Table]:
         tables.append(Table(title, metrics, gains, paired=True))
     if gains and compared["slices"]:
         by = _SLICED[kind]
-        columns = {f"{n} ({p['systems'][base][by]['n']})": p for n, p in compared["slices"].items()}
         rows = {
-            system: {name: part["differences"][system][by] for name, part in columns.items()}
-            for system in gains
+            f"{name} ({part['systems'][base][by]['n']})": {
+                system: part["differences"][system][by] for system in gains
+            }
+            for name, part in compared["slices"].items()
         }
-        tables.append(Table(f"the same for {by}, by slice", list(columns), rows, paired=True))
+        tables.append(Table(f"the same for {by}, by slice", list(gains), rows, paired=True))
     return tables
 
 

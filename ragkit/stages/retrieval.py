@@ -1,7 +1,7 @@
-"""What eval-retriever and eval-e2e share: retrieving for test questions, and scoring it."""
+"""What eval-retriever and eval-e2e share: test questions, and the passages found for them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, model_validator
 
@@ -9,8 +9,10 @@ from ragkit.config.blocks import Dense, InputPath, Retriever, beside
 from ragkit.data.files import read_examples
 from ragkit.data.schema import Example, Passage, qrels_of
 from ragkit.errors import DataError
+from ragkit.evaluation import chatrag
+from ragkit.evaluation.leakage import Leakage, find_leakage, near_questions
 from ragkit.evaluation.ranking import evaluate
-from ragkit.evaluation.summary import leaks, mean_scores, slice_of, slices_by, summarise
+from ragkit.evaluation.summary import mean_scores
 from ragkit.log import logger
 from ragkit.retrieval import fusion
 from ragkit.retrieval.searchers import (
@@ -19,6 +21,7 @@ from ragkit.retrieval.searchers import (
     Searcher,
     needs_dev,
     query_text,
+    restricted,
 )
 from ragkit.runs import Run
 from ragkit.stages.sources import ExampleSource, bad_lines
@@ -26,11 +29,20 @@ from ragkit.stages.sources import ExampleSource, bad_lines
 METRICS = ["recall@1", "recall@5", "recall@10", "ndcg@10", "mrr@10"]
 _SHOWN_LEAKS = 3
 
+Rankings = dict[str, dict[str, float]]  # of each question: passage id to score, best first
+Search = Callable[[Sequence[Example], int], Rankings]
+
 
 class EvaluationSource(ExampleSource):
     """Test examples, the system that finds passages, and what is needed to judge it on them."""
 
     retriever: Retriever = Field(Dense(type="dense"), description="the system that finds passages")
+    protocol: Literal["ragkit", "chatrag-bench"] = Field(
+        "ragkit",
+        description="chatrag-bench: search for the last five messages with their roles, among the "
+        "passages of the question's own document; recall@1, @5 and @20; an answer that says that "
+        "it cannot be found is a refusal, and F1 counts refusals of unanswerable questions",
+    )
     dev: InputPath | None = Field(
         None, description="examples on which a fusion weight is chosen; unset: dev.jsonl beside"
     )
@@ -42,8 +54,14 @@ class EvaluationSource(ExampleSource):
     leak_rouge_l: float = Field(
         0.8, gt=0, le=1, description="ROUGE-L of a training and a test question that is a leak"
     )
-    accept_leaks: bool = Field(False, description="go on where test questions were trained on")
+    accept_leaks: bool = Field(
+        False,
+        description="go on where test questions were trained on; the scores without them are shown",
+    )
     slices: list[str] = Field([], description="metadata keys by whose values results are split")
+    timed: int = Field(
+        20, ge=0, description="questions asked one at a time, to measure latency; 0: none"
+    )
 
     @model_validator(mode="after")
     def _find_train(self, info: ValidationInfo) -> "EvaluationSource":
@@ -66,6 +84,44 @@ class EvaluationSource(ExampleSource):
         return self
 
 
+def searching(
+    config: EvaluationSource, searcher: Searcher, corpus: Mapping[str, Passage]
+) -> Search:
+    """Return what finds the passages of questions by the rules of the protocol.
+
+    It raises a DataError where nothing says which document a question is about, and it has to.
+    """
+
+    def anywhere(examples: Sequence[Example], top_k: int) -> Rankings:
+        found = searcher.search([query_text(e) for e in examples], top_k)
+        return dict(zip((e.id for e in examples), found, strict=True))
+
+    def in_documents(examples: Sequence[Example], top_k: int) -> Rankings:
+        about: dict[str, list[Example]] = {}
+        for example in examples:
+            document = chatrag.document_of(example, corpus)
+            if document is None:
+                raise DataError(
+                    f"question {example.id!r}: protocol chatrag-bench searches the question's own "
+                    "document, and neither its positive_ids nor its meta name one; bring the "
+                    "benchmark's files in by: ragkit import"
+                )
+            about.setdefault(document, []).append(example)
+        rankings: Rankings = {}
+        for document, asked in about.items():
+            part = restricted(searcher, passages[document])
+            found = part.search([chatrag.query(e) for e in asked], top_k)
+            rankings |= zip((e.id for e in asked), found, strict=True)
+        return {e.id: rankings[e.id] for e in examples}
+
+    if config.protocol == "ragkit":
+        return anywhere
+    passages: dict[str, list[str]] = {}
+    for passage in corpus.values():
+        passages.setdefault(passage.source, []).append(passage.id)
+    return in_documents
+
+
 def weight_chooser(
     config: EvaluationSource, corpus: Mapping[str, Passage], run: Run
 ) -> Callable[[Searcher, Searcher], float] | None:
@@ -79,7 +135,7 @@ def weight_chooser(
     if config.dev is None or not needs_dev(config.retriever):
         return None
     dev = read_examples(config.dev, corpus, bad_lines(config, run))
-    qrels, queries = qrels_of(dev), [query_text(e) for e in dev]
+    qrels = qrels_of(dev)
     if not qrels:
         raise DataError(f"{config.dev}: no example has positive_ids; no weight can be chosen")
 
@@ -89,9 +145,10 @@ def weight_chooser(
             ranked = {e.id: dict(r) for e, r in zip(dev, rankings, strict=True)}
             return mean_scores(evaluate(qrels, ranked, ["ndcg@10"]))["ndcg@10"]
 
-        weight = fusion.choose_weight(
-            dense.search(queries, FUSION_DEPTH), bm25.search(queries, FUSION_DEPTH), score, 10
+        found, words = (
+            list(searching(config, s, corpus)(dev, FUSION_DEPTH).values()) for s in (dense, bm25)
         )
+        weight = fusion.choose_weight(found, words, score, 10)
         logger.info("weight of dense, chosen on %d dev questions: %.2f", len(dev), weight)
         return weight
 
@@ -103,73 +160,32 @@ def chosen_on_dev(searcher: Searcher) -> dict[str, Any]:
     return {"fusion_weight": searcher.weight} if isinstance(searcher, FusedSearcher) else {}
 
 
-def check_leaks(config: EvaluationSource, examples: list[Example]) -> list[Example]:
-    """Return the training examples; near-duplicates of test questions among them are an error.
+def check_leaks(
+    config: EvaluationSource, examples: list[Example], corpus: Mapping[str, Passage]
+) -> Leakage | None:
+    """Return what the test has in common with training; None where no training is named.
 
     Raises:
-        DataError: naming the first leaks, unless the configuration accepts them.
+        DataError: near-duplicates of test questions among the training questions, unless the
+            configuration accepts them; the first are named.
     """
     if not config.train:
         logger.warning("no training examples are named (train): leaks are not checked")
-        return []
+        return None
     train = [e for path in config.train for e in read_examples(path)]
-    found = leaks(examples, train, config.leak_rouge_l)
-    if found and not config.accept_leaks:
-        shown = [f"  test {a.id}: {a.question}\n  train {b.id}: {b.question}" for a, b in found]
+    near = near_questions(examples, train, config.leak_rouge_l)
+    if near and not config.accept_leaks:
+        shown = [f"  test {a.id}: {a.question}\n  train {b.id}: {b.question}" for a, b in near]
         raise DataError(
-            f"{len(found)} of {len(examples)} test questions stand in the training examples, or "
+            f"{len(near)} of {len(examples)} test questions stand in the training examples, or "
             "nearly:\n" + "\n".join(shown[:_SHOWN_LEAKS]) + "\nTake them out of the training "
             "examples, or go on with --set accept_leaks=true"
         )
-    logger.info("%d of %d test questions are near a training question", len(found), len(examples))
-    return train
-
-
-def slices(
-    examples: Sequence[Example],
-    train: Sequence[Example],
-    corpus: Mapping[str, Passage],
-    keys: Sequence[str],
-) -> dict[str, list[str]]:
-    """Return the question ids of each slice: by metadata, and by documents seen in training."""
-    parts = slices_by(examples, keys)
-    if train:
-        trained = {p for e in train for p in e.positive_ids}
-        if unknown := len(trained - set(corpus)):
-            logger.warning("%d trained passages are not in this corpus: seen is a guess", unknown)
-        seen = {corpus[p].source for p in trained if p in corpus}
-        for example in examples:
-            if example.positive_ids:
-                sources = {corpus[p].source for p in example.positive_ids}
-                name = "seen documents" if sources & seen else "unseen documents"
-                parts.setdefault(name, []).append(example.id)
-    return {name: ids for name, ids in parts.items() if ids}
-
-
-def slice_names(parts: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Return the names of the slices that each question is in."""
-    names: dict[str, list[str]] = {}
-    for name, ids in parts.items():
-        for question in ids:
-            names.setdefault(question, []).append(name)
-    return names
-
-
-def report(
-    sheet: Mapping[str, Mapping[str, float]],
-    examples: Sequence[Example],
-    parts: Mapping[str, Sequence[str]],
-    documents: Mapping[str, str],
-    seed: int,
-) -> dict[str, Any]:
-    """Return the metrics and slices part of metrics.json."""
-    sliced = {name: summarise(slice_of(sheet, i), documents, seed) for name, i in parts.items()}
-    return {
-        "metrics": summarise(sheet, documents, seed),
-        "slices": {name: metrics for name, metrics in sliced.items() if metrics},
-        "questions": {
-            "all": len(examples),
-            "with positives": sum(bool(e.positive_ids) for e in examples),
-            "unanswerable": sum(not e.answerable for e in examples),
-        },
-    }
+    if unknown := len({p for e in train for p in e.positive_ids} - set(corpus)):
+        logger.warning("%d trained passages are not in this corpus: seen is a guess", unknown)
+    found = find_leakage(examples, train, corpus, [test.id for test, _ in near])
+    logger.info(
+        "of %d test questions %d are near a training question, and %d are about a passage that "
+        "training has a copy of", len(examples), len(found.near), len(found.copied),
+    )  # fmt: skip
+    return found

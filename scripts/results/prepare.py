@@ -16,7 +16,7 @@ from ragkit.data.chunking import as_passages
 from ragkit.data.documents import read_documents
 from ragkit.data.files import read_jsonl, write_examples, write_passages
 from ragkit.data.schema import Example, unique_passages
-from ragkit.evaluation.summary import leaks
+from ragkit.evaluation.leakage import near_questions
 from ragkit.qa.splits import split_documents
 
 
@@ -41,8 +41,8 @@ def questions(path: Path) -> list[Example]:
 
 def without_leaks(train: list[Example], test: list[Example]) -> list[Example]:
     """Return the training questions that the test set does not have, or nearly; say how many go."""
-    while near := {other.id for _, other in leaks(test, train, limit=0.8)}:
-        # `leaks` names one training question for each test question
+    while near := {other.id for _, other in near_questions(test, train, limit=0.8)}:
+        # `near_questions` names one training question for each test question
         print(f"{len(near)} training questions that the test set has too, or nearly, left out")
         train = [e for e in train if e.id not in near]
     return train

@@ -1,13 +1,9 @@
-"""Means, intervals and slices out of score sheets, and leaks between test and training."""
+"""Means and intervals out of score sheets, and parts of them."""
 
 import random
 
-import pytest
-
-from ragkit.data.nearduplicates import overlap_f1, words
-from ragkit.data.schema import Example
 from ragkit.evaluation.significance import interval
-from ragkit.evaluation.summary import leaks, mean_scores, slice_of, slices_by, summarise
+from ragkit.evaluation.summary import mean_scores, slice_of, summarise
 
 SHEET = {
     "recall@1": {"a": 1.0, "b": 0.0, "c": 0.5, "d": 0.5},
@@ -53,65 +49,3 @@ def test_a_slice_keeps_its_questions_and_no_others() -> None:
         "f1": {"c": 0.75},
         "em": {},
     }
-
-
-def test_slices_by_metadata_name_key_and_value() -> None:
-    examples = [
-        Example("a", "?", meta={"kind": "how-to", "hard": True}),
-        Example("b", "?", meta={"kind": "fact"}),
-        Example("c", "?", meta={"kind": "fact", "hard": False}),
-    ]
-    assert slices_by(examples, ["kind", "hard"]) == {
-        "hard=(none)": ["b"],
-        "hard=False": ["c"],
-        "hard=True": ["a"],
-        "kind=fact": ["b", "c"],
-        "kind=how-to": ["a"],
-    }
-    assert slices_by(examples, []) == {}
-
-
-def asked(*questions: str) -> list[Example]:
-    return [Example(f"{i}", question) for i, question in enumerate(questions)]
-
-
-def test_a_question_stands_in_training_whatever_its_case_and_marks() -> None:
-    test, train = asked("How long does it hold?"), asked("Other.", "how long DOES it hold")
-    assert leaks(test, train, 1.0) == [(test[0], train[1])]
-
-
-def test_the_limit_is_reached_by_the_longest_common_order_of_words() -> None:
-    test, train = asked("one two three four"), asked("one two three five")  # F1 is 0.75
-    assert leaks(test, train, 0.75) == [(test[0], train[0])]
-    assert leaks(test, train, 0.751) == []
-    assert leaks(test, asked("four three two one"), 0.3) == []  # F1 is 0.25: order counts
-
-
-def test_a_leaked_question_is_counted_once() -> None:
-    test, train = asked("one two three", "four five six"), asked("one two three", "one two three")
-    assert leaks(test, train, 0.8) == [(test[0], train[0])]
-
-
-def test_leaks_are_those_of_a_search_through_all_pairs() -> None:
-    rng = random.Random(0)
-
-    def sentences(count: int) -> list[Example]:
-        return asked(*(" ".join(rng.choices("abcde", k=rng.randint(1, 6))) for _ in range(count)))
-
-    test, train = sentences(60), sentences(40)
-    for limit in (0.5, 0.8, 1.0):
-        slow = [
-            next(
-                (e for e in train if overlap_f1(words(t.question), words(e.question)) >= limit),
-                None,
-            )
-            for t in test
-        ]
-        expected = [(t, e) for t, e in zip(test, slow, strict=True) if e]
-        assert leaks(test, train, limit) == expected
-        assert len(expected) > 0
-
-
-@pytest.mark.parametrize(("test", "train"), [([], ["a"]), (["a"], []), (["?!"], ["?!"])])
-def test_nothing_leaks_from_or_into_nothing(test: list[str], train: list[str]) -> None:
-    assert leaks(asked(*test), asked(*train), 0.1) == []

@@ -3,7 +3,15 @@
 import pytest
 
 from ragkit.data.schema import Example, Passage, Turn
-from ragkit.rag.prompts import REFUSAL, SYSTEM, is_refusal, messages, plain_text
+from ragkit.rag.prompts import (
+    CITE,
+    REFUSAL,
+    SYSTEM,
+    is_refusal,
+    messages,
+    plain_text,
+    without_citations,
+)
 
 PASSAGES = [Passage("a", "It takes 24 V.", title="B200"), Passage("b", "It takes 48 V.")]
 HISTORY = (Turn("user", "Which one?"), Turn("assistant", "The B200."))
@@ -61,3 +69,24 @@ def test_the_refusal_is_known_whatever_its_case_spaces_and_tail(answer: str) -> 
 )
 def test_an_answer_is_no_refusal(answer: str) -> None:
     assert not is_refusal(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "ids"),
+    [
+        ("It is red [1]. It holds [2, 1].", "It is red. It holds.", ("a", "b")),
+        ("It is red [3]", "It is red", ("[3]",)),  # there is no third passage
+        ("It is red [0].", "It is red.", ("[0]",)),
+        ("It is [red].", "It is [red].", ()),
+        ("[1]", "", ("a",)),
+    ],
+)
+def test_numbers_of_passages_are_taken_out_of_an_answer(
+    answer: str, text: str, ids: tuple[str, ...]
+) -> None:
+    assert without_citations(answer, [Passage("a", "x"), Passage("b", "y")]) == (text, ids)
+
+
+def test_citations_are_asked_for_in_the_instructions() -> None:
+    asked = messages(Example("q", "?"), [], cite=True)
+    assert asked[0]["content"] == f"{SYSTEM} {CITE}"

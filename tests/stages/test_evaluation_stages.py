@@ -18,7 +18,7 @@ from ragkit.rag.answerers import Answer
 from ragkit.retrieval import fusion
 from ragkit.retrieval.bm25 import Bm25Searcher
 from ragkit.retrieval.searchers import DenseSearcher
-from ragkit.stages import eval_e2e
+from ragkit.stages import answering, eval_e2e
 
 TOPICS = ["fuse", "relay", "valve", "pump", "sensor", "battery"]
 FACTS = ["holds twelve volts", "opens after thirty seconds", "needs a green cable"]
@@ -67,7 +67,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def values(data: Path, tmp_path: Path, tiny_encoder: Path) -> dict[str, Any]:
     """What the evaluations below have in common."""
-    return {"examples": str(data / "test.jsonl"), "output": str(tmp_path / "run")}
+    return {"examples": str(data / "test.jsonl"), "output": str(tmp_path / "run"), "timed": 0}
 
 
 @pytest.fixture
@@ -162,9 +162,13 @@ def test_training_examples_split_the_results_into_seen_and_unseen_documents(
     assert sizes == {"seen documents": 2, "unseen documents": 4, "kind=a": 2, "kind=b": 4}
     file = "per_query.jsonl" if command == "eval-retriever" else "predictions.jsonl"
     slices = {r["id"]: r["slices"] for r in read_jsonl(path / file)}
-    assert set(slices["q-fuse"]) == {"kind=a", "seen documents"}
-    assert set(slices["q-pump"]) == {"kind=b", "unseen documents"}
-    assert set(slices["q-none"]) == {"kind=(none)"}
+    assert set(slices["q-fuse"]) == {"kind=a", "seen documents", "answerable"}
+    assert set(slices["q-pump"]) == {"kind=b", "unseen documents", "answerable"}
+    assert set(slices["q-none"]) == {"kind=(none)", "unanswerable"}
+    assert metrics["leakage"] == {
+        "near_questions": 0, "near_passages": 0, "contaminated": 0, "seen_documents": 2,
+        "without": None,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("command", ["eval-retriever", "eval-e2e"])
@@ -184,7 +188,11 @@ def test_a_test_question_that_was_trained_on_is_an_error_unless_accepted(
     assert "train leaked: WHAT OF THE FUSE" in message
     assert "accept_leaks=true" in message
     path = stage(command, **{**e2e, "output": e2e["output"] + "-2"}, accept_leaks=True)
-    assert read_json(path / "metrics.json")["slices"]["seen documents"]["recall@1"]["n"] == 1
+    metrics = read_json(path / "metrics.json")
+    assert metrics["slices"]["seen documents"]["recall@1"]["n"] == 1
+    assert metrics["leakage"]["near_questions"] == metrics["leakage"]["contaminated"] == 1
+    assert metrics["leakage"]["without"]["recall@1"]["n"] == 5
+    assert metrics["metrics"]["recall@1"]["n"] == 6
 
 
 def fused(encoder: Path, **more: Any) -> dict[str, Any]:
@@ -280,13 +288,15 @@ def test_the_whole_evaluation_leaves_predictions_rankings_and_metrics(
     assert set(fuse["scores"]) == {
         *("recall@1", "recall@5", "recall@10", "ndcg@10", "mrr@10"),
         *("em", "f1", "rouge_1", "rouge_2", "rouge_l"),
+        *("k_precision", "citation_precision", "citation_recall"),
     }
     metrics = read_json(path / "metrics.json")
     for name, cell in metrics["metrics"].items():
         scores = [records[f"q-{t}"]["scores"][name] for t in TOPICS]
         assert cell["mean"] == pytest.approx(sum(scores) / 6)
         assert (cell["n"], set(cell)) == (6, {"mean", "ci95", "n", "clusters"})
-    assert {"retrieval", "answering", "answer_ms_p50", "answer_ms_p95"} <= set(metrics["timings"])
+    assert metrics["metrics"]["k_precision"]["mean"] == 1.0  # it takes sentences out of passages
+    assert {"retrieval", "answering"} <= set(metrics["timings"])
     assert len((path / "run.trec").read_text().splitlines()) > 7
     assert {r["id"] for r in read_jsonl(path / "answers.jsonl")} == {
         r["id"] for r in read_jsonl(path / "predictions.jsonl")
@@ -315,7 +325,8 @@ def test_gold_passages_are_the_positives_and_nothing_is_retrieved(
         assert [p["id"] for p in record["passages"]] == record["positive_ids"]
         assert record["answer_passage_ids"] == record["positive_ids"]
     metrics = read_json(path / "metrics.json")
-    assert set(metrics["metrics"]) == {"em", "f1", "rouge_1", "rouge_2", "rouge_l"}
+    answers = {"em", "f1", "rouge_1", "rouge_2", "rouge_l", "k_precision"}
+    assert set(metrics["metrics"]) == answers
     assert "retrieval" not in metrics["timings"]
 
 
@@ -340,7 +351,7 @@ class Stub:
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
     made = Stub()
-    monkeypatch.setattr(eval_e2e, "build_answerer", lambda _: made)
+    monkeypatch.setattr(answering, "build_answerer", lambda _: made)
     return made
 
 

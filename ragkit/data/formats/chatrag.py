@@ -31,7 +31,7 @@ from ragkit.data.schema import Example, Passage, Turn
 from ragkit.errors import DataError
 
 _DOCUMENTS = "documents.json"
-_ABOUT = "context_document"  # in the meta of a question without a chunk that answers
+ABOUT = "context_document"  # in the meta of a question without a chunk that answers
 _OWN = ("id", "messages", "document", "ground_truth_ctx", "answers")
 
 
@@ -171,7 +171,7 @@ def _example(record: object, chunks: Mapping[str, Mapping[int, str]], ids: Ids) 
     else:
         key = ids.make(document, json.dumps(record["messages"], ensure_ascii=False))
     if not positives:
-        meta[_ABOUT] = document
+        meta[ABOUT] = document
     return Example(
         key, turns[-1].content, distinct(answers, None)[0], positives, (), tuple(turns[:-1]),
         meta=meta,
@@ -208,7 +208,7 @@ def _place(
     """Return the document of a question and the index of its chunk, as far as they are known."""
     if example.positive_ids:
         return places[example.positive_ids[0]]
-    document = example.meta.get(_ABOUT)
+    document = example.meta.get(ABOUT)
     return (document, None) if isinstance(document, str) and document in documents else None
 
 
@@ -217,7 +217,7 @@ def _record(example: Example, document: str, index: int | None) -> dict[str, Any
     truth = dict(example.meta.get("ground_truth_ctx") or {})
     if index is not None:
         truth["index"] = index
-    others = {k: v for k, v in example.meta.items() if k not in (*_OWN, _ABOUT, "original_id")}
+    others = {k: v for k, v in example.meta.items() if k not in (*_OWN, ABOUT, "original_id")}
     return {
         "id": original_id(example.meta, example.id),
         "messages": [*messages, {"role": "user", "content": example.question}],

@@ -1,0 +1,121 @@
+"""What eval-e2e asks: an answer to every question, saved as it comes, timed and paid for once."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ragkit.config.blocks import Answerer, OpenAIAnswerer
+from ragkit.data.files import write_jsonl
+from ragkit.data.schema import Example, Passage
+from ragkit.errors import EndpointError
+from ragkit.log import logger, progress
+from ragkit.qa.cost import Totals, read_price, tokens_of
+from ragkit.rag.answerers import Answer, Answers, build_answerer
+from ragkit.stages.results import latencies, speed
+
+Given = Mapping[str, Sequence[Passage]]  # the passages that the answerer gets, of each question
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answers of a run; a question without one failed.
+
+    speed: latency of single questions, throughput of this process
+    """
+
+    answers: Mapping[str, Answer]
+    speed: Mapping[str, float | None]
+
+
+def answer_all(
+    config: Answerer,
+    examples: Sequence[Example],
+    given: Given,
+    saved: Path,
+    max_failed: float,
+    timed: int,
+) -> Answered:
+    """Answer every question, saving as it goes; what an earlier process saved is not asked again.
+
+    saved: JSONL of the answers
+    max_failed: share of the questions that may stay without an answer
+    timed: questions that a local answerer is asked one at a time
+    Raises:
+        EndpointError: more questions got no answer; the others are saved.
+    """
+    answers = _load(saved)
+    missing = [e for e in examples if e.id not in answers]
+    remote = isinstance(config, OpenAIAnswerer)
+    answerer = build_answerer(config) if missing or not remote else None
+    start = time.perf_counter()
+    if answerer and missing:
+        with saved.open("a", encoding="utf-8") as f:
+            replies = answerer.answer(missing, [given[e.id] for e in missing])
+            for i, answer in progress(replies, "answering", len(missing), "questions"):
+                answers[missing[i].id] = answer
+                f.write(json.dumps({"id": missing[i].id, **asdict(answer)}) + "\n")
+                f.flush()
+    seconds = time.perf_counter() - start
+    _check_failed([e.id for e in examples if e.id not in answers], len(examples), max_failed)
+    bought = [answers[e.id] for e in missing if e.id in answers]
+    if answerer and not remote:
+        alone = latencies(lambda e: _ask(answerer, e, given[e.id]), examples, timed)
+    else:
+        alone = [answer.latency_ms for answer in answers.values()]
+    tokens = sum(tokens_of(answer.usage or {})[1] for answer in bought)
+    rate = round(tokens / seconds, 3) if tokens else None
+    return Answered(answers, {**speed(alone, len(bought), seconds), "tokens_per_s": rate})
+
+
+def cost_of(
+    config: Answerer, answers: Mapping[str, Answer], prices: Path | None
+) -> dict[str, Any] | None:
+    """Return what answers cost, for metrics.json; None where no server was asked."""
+    if not isinstance(config, OpenAIAnswerer):
+        return None
+    totals = Totals()
+    for answer in answers.values():
+        totals.add(answer.usage or {}, answer.latency_ms / 1000)
+    price = read_price(prices, config.model)
+    dollars = price and price.of(totals.prompt_tokens, totals.completion_tokens)
+    return {
+        "requests": totals.requests,
+        "prompt_tokens": totals.prompt_tokens,
+        "completion_tokens": totals.completion_tokens,
+        "dollars": dollars,
+    }
+
+
+def _ask(answerer: Answers, example: Example, passages: Sequence[Passage]) -> None:
+    list(answerer.answer([example], [passages]))
+
+
+def _check_failed(failed: Sequence[str], count: int, most: float) -> None:
+    if not failed:
+        return
+    said = f"{len(failed)} of {count} questions got no answer ({', '.join(failed[:5])})"
+    if len(failed) > most * count:
+        raise EndpointError(
+            f"{said}, more than max_failed ({most:g}) allows; the others are saved: the same "
+            "command asks only for the missing ones"
+        )
+    logger.warning("%s; they are in no score of answers, and counted", said)
+
+
+def _load(path: Path) -> dict[str, Answer]:
+    """Read the answers that an interrupted run saved; a line cut short is asked again."""
+    if not path.exists():
+        return {}
+    found = {}
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        question = record.pop("id")
+        found[question] = Answer(**{**record, "passage_ids": tuple(record["passage_ids"])})
+    write_jsonl(path, ({"id": i, **asdict(a)} for i, a in found.items()))
+    return found
