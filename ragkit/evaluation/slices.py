@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from ragkit.data.schema import Example
 from ragkit.evaluation.leakage import Leakage
 
-_FEWEST = 10  # questions of a type that make a slice of their own
+_FEWEST = 20  # questions of a type that make a slice of their own
 _ASKED = re.compile(
     r"\b(how (?:many|much|long|often|far|old)|how|what|which|whose|who|whom|when|where|why)\b",
     re.IGNORECASE,

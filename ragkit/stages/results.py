@@ -75,10 +75,11 @@ def sizes(sheet: Sheet) -> dict[str, int]:
 
 def rows_of(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Return the rows of an evaluation's table: all questions, those without leaks, slices."""
-    leakage, rows = result["leakage"], {"all": result["metrics"], **result["slices"]}
+    leakage: Mapping[str, Any] | None = result["leakage"]
+    rows: dict[str, Mapping[str, Any]] = {"all": result["metrics"]}
     if leakage and leakage["without"]:
         rows[f"without {leakage['contaminated']} leaks"] = leakage["without"]
-    return rows
+    return rows | result["slices"]
 
 
 def leakage_line(result: Mapping[str, Any]) -> str:

@@ -43,7 +43,7 @@ def test_the_word_that_asks_is_the_type(question: str, kind: str) -> None:
 
 
 def many(*kinds: str) -> list[Example]:
-    return [Example(f"{k}-{i}", f"{k} is it?") for k in kinds for i in range(10)]
+    return [Example(f"{k}-{i}", f"{k} is it?") for k in kinds for i in range(20)]
 
 
 def test_questions_are_sliced_by_what_tells_them_apart() -> None:
@@ -56,8 +56,8 @@ def test_questions_are_sliced_by_what_tells_them_apart() -> None:
     found = slices_of(examples)
     sizes = {name: len(ids) for name, ids in found.items()}
     assert sizes == {
-        "answerable": 21, "unanswerable": 1, "first question": 20, "1-2 turns before": 1,
-        "3+ turns before": 1, "asks how": 10, "asks what": 10, "asks other": 2,
+        "answerable": 41, "unanswerable": 1, "first question": 40, "1-2 turns before": 1,
+        "3+ turns before": 1, "asks how": 20, "asks what": 20, "asks other": 2,
     }  # fmt: skip
     assert names_of(found)["w"] == ["answerable", "1-2 turns before", "asks other"]
 
