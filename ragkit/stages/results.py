@@ -79,7 +79,8 @@ def rows_of(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     rows: dict[str, Mapping[str, Any]] = {"all": result["metrics"]}
     if leakage and leakage["without"]:
         rows[f"without {leakage['contaminated']} leaks"] = leakage["without"]
-    return rows | result["slices"]
+    rows.update(result["slices"])
+    return rows
 
 
 def leakage_line(result: Mapping[str, Any]) -> str:
