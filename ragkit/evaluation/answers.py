@@ -13,9 +13,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import Any
 
+from ragkit.data.nearduplicates import overlap_f1
 from ragkit.errors import DataError
 
 # A combining mark after the letter makes it another letter, which `\b` does not see.
@@ -24,13 +25,14 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _WORD = re.compile(r"[^\W_]+")
 
 
+@lru_cache(maxsize=1024)  # exact match and F1 ask for the same texts one after the other
 def normalize_answer(text: str) -> str:
     """Lower the case, drop ASCII punctuation and English articles, and squeeze white space.
 
     This is the normalisation of SQuAD v1.1's evaluation script (Rajpurkar et al., 2016), after NFC
     so that two spellings of one accented letter are equal.
     """
-    unpunctuated = unicodedata.normalize("NFC", text.lower()).translate(_PUNCTUATION)
+    unpunctuated = _lower(text).translate(_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", unpunctuated).split())
 
 
@@ -53,17 +55,15 @@ def token_f1(prediction: str, references: Sequence[str]) -> float:
 def rouge(prediction: str, references: Sequence[str]) -> dict[str, float]:
     """Return the F-measures `rouge_1`, `rouge_2` and `rouge_l`, each of its best reference.
 
-    From the rouge-score package with Porter stemming (Lin, 2004). ASCII text scores exactly as
-    there. The package drops every letter outside a-z, so that a perfect answer in Russian would
-    score 0; here such letters are kept, as words without stemming.
+    As in the rouge-score package with Porter stemming (Lin, 2004), on ASCII text exactly. The
+    package drops every letter outside a-z, so that a perfect answer in Russian would score 0; here
+    such letters are kept, as words without stemming.
     """
     _require_references(references)
-    scores = _rouge_scorer().score_multi(references, prediction)
-    return {
-        "rouge_1": float(scores["rouge1"].fmeasure),
-        "rouge_2": float(scores["rouge2"].fmeasure),
-        "rouge_l": float(scores["rougeL"].fmeasure),
-    }
+    ours = _stems(prediction)
+    scores = [_rouge(ours, _stems(reference)) for reference in references]
+    best = map(max, zip(*scores, strict=True))
+    return dict(zip(("rouge_1", "rouge_2", "rouge_l"), best, strict=True))
 
 
 def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
@@ -159,31 +159,36 @@ def _token_f1(prediction: str, reference: str) -> float:
     return 2 * shared / (len(ours) + len(theirs))
 
 
+def _rouge(ours: list[str], theirs: list[str]) -> tuple[float, float, float]:
+    """Return ROUGE-1, ROUGE-2 and ROUGE-L of two lists of stems."""
+    if not ours or not theirs:
+        return 0.0, 0.0, 0.0
+    words = (Counter(ours) & Counter(theirs)).total()
+    two = (Counter(pairwise(ours)) & Counter(pairwise(theirs))).total()
+    total = len(ours) + len(theirs)
+    # The harmonic means of shared / len(ours) and shared / len(theirs).
+    return 2 * words / total, 2 * two / max(total - 2, 1), overlap_f1(ours, theirs)
+
+
+def _stems(text: str) -> list[str]:
+    return [_stem(word) if word.isascii() else word for word in _WORD.findall(_lower(text))]
+
+
+@lru_cache(maxsize=1 << 17)  # the words of a corpus, each stemmed once
+def _stem(word: str) -> str:
+    return str(_rouge_tokenizer().tokenize(word)[0])
+
+
 @lru_cache(maxsize=1)
-def _rouge_scorer() -> Any:
+def _rouge_tokenizer() -> Any:
     # rouge-score brings NLTK, which takes a second to import.
-    from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
     from rouge_score.tokenizers import DefaultTokenizer  # type: ignore[import-untyped]
 
-    tokenizer = _RougeTokenizer(DefaultTokenizer(use_stemmer=True).tokenize)
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=tokenizer)
+    return DefaultTokenizer(use_stemmer=True)
 
 
-class _RougeTokenizer:
-    """The tokenizer of rouge-score for ASCII words; words with other letters are left whole."""
-
-    def __init__(self, tokenize_ascii: Callable[[str], list[str]]) -> None:
-        self.tokenize_ascii = tokenize_ascii
-
-    def tokenize(self, text: str) -> list[str]:
-        if text.isascii():
-            return self.tokenize_ascii(text)
-        words = _WORD.findall(unicodedata.normalize("NFC", text.lower()))
-        return [
-            token
-            for word in words
-            for token in (self.tokenize_ascii(word) if word.isascii() else [word])
-        ]
+def _lower(text: str) -> str:
+    return text.lower() if text.isascii() else unicodedata.normalize("NFC", text.lower())
 
 
 def _require_references(references: Sequence[str]) -> None:

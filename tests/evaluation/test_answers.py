@@ -1,6 +1,9 @@
 """Answer scores: SQuAD's by hand, ROUGE and BLEU against their packages."""
 
 import random
+import re
+import string
+from pathlib import Path
 
 import pytest
 import sacrebleu
@@ -16,6 +19,8 @@ from ragkit.evaluation.answers import (
     score_answer,
     token_f1,
 )
+
+DEMO = Path(__file__).parents[2] / "data" / "demo"
 
 
 def sentences(seed: int, count: int) -> list[str]:
@@ -89,13 +94,58 @@ def test_token_f1_is_that_worked_out_by_hand() -> None:
 
 def test_rouge_equals_the_rouge_score_package_on_ascii_text() -> None:
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
-    for prediction, reference in zip(sentences(0, 100), sentences(1, 100), strict=True):
-        expected = scorer.score(reference, prediction)
-        assert rouge(prediction, [reference]) == {
-            "rouge_1": expected["rouge1"].fmeasure,
-            "rouge_2": expected["rouge2"].fmeasure,
-            "rouge_l": expected["rougeL"].fmeasure,
-        }
+    demo = (DEMO / "passages.csv").read_text(encoding="utf-8")
+    words = [word for word in demo.split() if word.isascii()]
+    rng = random.Random(0)
+    texts = [*sentences(0, 100), *(" ".join(words[i : i + 40]) for i in range(0, 6_000, 40))]
+    for prediction in texts:
+        references = rng.choices(texts, k=rng.randint(1, 3))
+        expected = scorer.score_multi(references, prediction)
+        assert rouge(prediction, references) == pytest.approx(
+            {
+                "rouge_1": expected["rouge1"].fmeasure,
+                "rouge_2": expected["rouge2"].fmeasure,
+                "rouge_l": expected["rougeL"].fmeasure,
+            },
+            abs=1e-12,
+        )
+
+
+def test_rouge_of_long_texts_that_share_every_other_word_is_that_worked_out_by_hand() -> None:
+    ours = [f"w{i}" if i % 2 else f"x{i}" for i in range(300)]
+    theirs = [f"w{i}" if i % 2 else f"y{i}" for i in range(300)]
+    scores = rouge(" ".join(ours), [" ".join(theirs)])
+    assert scores == pytest.approx({"rouge_1": 0.5, "rouge_2": 0.0, "rouge_l": 0.5})
+    assert rouge(" ".join(ours), [" ".join(reversed(theirs))])["rouge_l"] == pytest.approx(1 / 300)
+
+
+def squad_f1(prediction: str, reference: str) -> float:
+    """Return F1 by the formula of SQuAD v1.1's script, where both texts have words."""
+
+    def words(text: str) -> list[str]:
+        text = "".join(c for c in text.lower() if c not in string.punctuation)
+        return re.sub(r"\b(a|an|the)\b", " ", text).split()
+
+    ours, theirs = words(prediction), words(reference)
+    shared = sum(min(ours.count(word), theirs.count(word)) for word in set(ours))
+    if not shared:
+        return 0.0
+    precision, recall = shared / len(ours), shared / len(theirs)
+    return 2 * precision * recall / (precision + recall)
+
+
+def test_f1_equals_the_formula_of_squad() -> None:
+    for prediction, *references in zip(*(sentences(seed, 100) for seed in range(3)), strict=True):
+        expected = max(squad_f1(prediction, reference) for reference in references)
+        assert token_f1(prediction, references) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\n"])
+def test_an_empty_answer_scores_zero_on_everything(empty: str) -> None:
+    scores = score_answer(empty, ["the cat"], answerable=True, abstained=False)
+    assert [scores[name] for name in ("em", "f1", *rouge("", ["a"]))] == [0.0] * 5
+    assert rouge("cat", [empty]) == {"rouge_1": 0.0, "rouge_2": 0.0, "rouge_l": 0.0}
+    assert rouge("", [empty]) == {"rouge_1": 0.0, "rouge_2": 0.0, "rouge_l": 0.0}
 
 
 def test_rouge_takes_the_best_reference_for_each_measure_alone() -> None:

@@ -145,6 +145,13 @@ def test_a_query_absent_from_the_run_scores_zero() -> None:
         assert evaluate({"q": {"a": 1}}, run, names) == {name: {"q": 0.0} for name in names}
 
 
+def test_passages_and_queries_without_judgements_count_as_not_relevant() -> None:
+    qrels = {"q": {"a": 1, "never-indexed": 1}}
+    run = {"q": {"unknown": 2.0, "a": 1.0}, "unasked": {"a": 1.0}}
+    found = only(evaluate(qrels, run, ["recall@2", "mrr@10", "precision@2"]))
+    assert found == {"recall@2": 0.5, "mrr@10": 0.5, "precision@2": 0.5}
+
+
 def test_no_queries_give_no_scores() -> None:
     assert evaluate({}, {"q": {"a": 1.0}}, ["ndcg@10", "map"]) == {"ndcg@10": {}, "map": {}}
     assert rank({}) == []
