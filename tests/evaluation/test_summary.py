@@ -1,7 +1,11 @@
 """Means and intervals out of score sheets, and parts of them."""
 
+import math
 import random
 
+import pytest
+
+from ragkit.errors import DataError
 from ragkit.evaluation.significance import interval
 from ragkit.evaluation.summary import mean_scores, slice_of, summarise
 
@@ -19,7 +23,7 @@ def test_means_are_over_the_questions_that_have_a_score() -> None:
 
 def test_a_summary_has_mean_interval_and_sizes_of_every_metric_with_scores() -> None:
     found = summarise(SHEET, CLUSTERS)
-    expected = interval([1.0, 0.0, 0.5, 0.5], ["x", "x", "y", "z"])
+    expected = interval([1.0, 0.0, 0.5, 0.5], ["x", "x", "y", "z"], within=(0.0, 1.0))
     assert found["recall@1"] == {
         "mean": 0.5,
         "ci95": [expected.low, expected.high],
@@ -37,10 +41,58 @@ def test_one_document_has_a_mean_and_no_interval() -> None:
 
 def test_the_seed_draws_the_interval_of_many_documents() -> None:
     rng = random.Random(0)
-    sheet = {"f1": {str(i): rng.random() for i in range(60)}}
-    clusters = {str(i): str(i) for i in range(60)}
+    sheet = {"f1": {str(i): rng.random() for i in range(1_000)}}
+    clusters = {str(i): str(i) for i in range(1_000)}
     assert summarise(sheet, clusters, 1) == summarise(sheet, clusters, 1)
     assert summarise(sheet, clusters, 1) != summarise(sheet, clusters, 2)
+
+
+def test_metrics_of_other_questions_do_not_change_a_cell() -> None:
+    together = summarise(SHEET, CLUSTERS)
+    for name in ("recall@1", "f1"):
+        assert summarise({name: SHEET[name]}, CLUSTERS) == {name: together[name]}
+    turned = {"em": dict(reversed(SHEET["recall@1"].items()))}
+    found = summarise({**SHEET, **turned}, CLUSTERS)
+    assert found["em"]["mean"] == together["recall@1"]["mean"]
+    assert found["em"]["ci95"] == pytest.approx(together["recall@1"]["ci95"])
+
+
+def test_intervals_stay_in_the_range_of_scores_and_times_have_no_upper_end() -> None:
+    clusters = {str(i): str(i) for i in range(5)}
+    values = [1.0, 1.0, 1.0, 1.0, 0.5]
+    sheet = {name: dict(zip(clusters, values, strict=True)) for name in ("f1", "answer_ms")}
+    found = summarise(sheet, clusters)
+    assert 0 < found["f1"]["ci95"][0] < 0.9 < found["f1"]["ci95"][1] < 1
+    assert found["answer_ms"]["ci95"][1] > 1
+    late = summarise({"answer_ms": {"0": 0.0, "1": 0.0, "2": 1800.0}}, clusters)["answer_ms"]
+    assert late["ci95"][0] == 0.0 and late["ci95"][1] > 1800
+
+
+@pytest.mark.parametrize(
+    ("metric", "score", "said"),
+    [
+        ("f1", math.nan, "f1 of question 'b' is nan; a number from 0 to 1 is needed"),
+        ("f1", 57.3, "f1 of question 'b' is 57.3; a number from 0 to 1 is needed"),
+        ("answer_ms", -1.0, "answer_ms of question 'b' is -1.0; a number from 0 to inf is needed"),
+        ("answer_ms", math.inf, "answer_ms of question 'b' is inf"),
+    ],
+)
+def test_a_score_outside_the_range_of_its_metric_is_named_with_its_question(
+    metric: str, score: float, said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        summarise({"em": {"a": 1.0}, metric: {"a": 1.0, "b": score}}, CLUSTERS)
+
+
+def test_no_scores_give_no_cells() -> None:
+    assert summarise({}, {}) == {}
+    assert summarise({"f1": {}}, {}) == {}
+    assert mean_scores({"f1": {}}) == {}
+
+
+def test_one_question_has_a_mean_and_no_interval() -> None:
+    found = summarise({"f1": {"a": 0.5}}, CLUSTERS)
+    assert found == {"f1": {"mean": 0.5, "ci95": None, "n": 1, "clusters": 1}}
 
 
 def test_a_slice_keeps_its_questions_and_no_others() -> None:
