@@ -1,5 +1,8 @@
 """Comparing systems question by question: differences by hand, and what is refused."""
 
+import math
+import random
+
 import pytest
 
 from ragkit.errors import DataError
@@ -42,23 +45,36 @@ def test_a_difference_is_system_minus_baseline_with_wins_ties_and_losses() -> No
 def test_questions_are_paired_by_id_whatever_their_order() -> None:
     turned = {"f1": dict(reversed(SYSTEMS["better"]["f1"].items()))}
     found = compare({"base": SYSTEMS["base"], "x": turned}, CLUSTERS, ["f1"], "base")
-    expected = paired(BASE, BETTER, [CLUSTERS[q] for q in QUESTIONS])
+    expected = paired(BASE, BETTER, [CLUSTERS[q] for q in QUESTIONS], within=(0.0, 1.0))
     difference = found["differences"]["x"]["f1"]
     assert difference["mean"] == expected.difference.mean
     assert difference["ci95"] == [expected.difference.low, expected.difference.high]
     assert difference["p"] == expected.p_value
 
 
-def test_p_values_are_corrected_for_the_number_of_systems() -> None:
-    differences = compare(SYSTEMS, CLUSTERS, ["f1"], "base")["differences"]
-    cells = [d["f1"] for d in differences.values()]
+def test_p_values_are_corrected_for_all_differences_of_systems_and_metrics() -> None:
+    rng = random.Random(0)
+    systems = {
+        name: {m: {q: rng.random() for q in QUESTIONS} for m in ("f1", "em", "map")}
+        for name in ("base", "x", "y")
+    }
+    del systems["base"]["map"]["q0"], systems["x"]["map"]["q0"], systems["y"]["map"]["q0"]
+    found = compare(systems, CLUSTERS, ["map", "f1", "em"], "base")
+    cells = [cell for row in found["differences"].values() for cell in row.values()]
+    assert found["comparisons"] == len(cells) == 6
     assert [c["p_holm"] for c in cells] == holm([c["p"] for c in cells])
-    assert max(c["p_holm"] / c["p"] for c in cells) == pytest.approx(2.0)
+    assert max(c["p_holm"] / c["p"] for c in cells) == pytest.approx(6.0)
+    assert list(found["differences"]["x"]) == ["map", "f1", "em"]
+    for metric in ("map", "em"):
+        alone = compare(systems, CLUSTERS, [metric], "base")["differences"]["y"][metric]
+        together = found["differences"]["y"][metric]
+        assert {**alone, "p_holm": together["p_holm"]} == together
 
 
 def test_one_system_alone_has_no_differences() -> None:
     found = compare({"base": sheet(BASE)}, CLUSTERS, ["f1"], "base")
     assert found["differences"] == {}
+    assert found["comparisons"] == 0
     assert found["systems"]["base"]["f1"]["mean"] == pytest.approx(2.75 / 8)
 
 
@@ -67,6 +83,36 @@ def test_questions_of_one_document_have_a_difference_without_interval() -> None:
     difference = compare(SYSTEMS, together, ["f1"], "base")["differences"]["better"]["f1"]
     assert difference["ci95"] is None
     assert difference["mean"] == pytest.approx(3 / 8)
+
+
+def test_one_question_has_a_difference_that_proves_nothing() -> None:
+    systems = {"base": {"f1": {"q0": 0.0}}, "x": {"f1": {"q0": 1.0}}}
+    difference = compare(systems, CLUSTERS, ["f1"], "base")["differences"]["x"]["f1"]
+    assert (difference["mean"], difference["ci95"], difference["p"]) == (1.0, None, 1.0)
+    assert difference["detectable"] is None
+
+
+def test_a_difference_of_scores_is_at_most_1_and_of_times_without_limit() -> None:
+    first, second = dict.fromkeys(QUESTIONS, 0.0), dict.fromkeys(QUESTIONS, 1.0)
+    sheets = [{"em": s, "answer_ms": s} for s in (first, {**second, "q0": 0.0})]
+    differences = compare({"a": sheets[0], "b": sheets[1]}, CLUSTERS, ["em", "answer_ms"], "a")
+    row = differences["differences"]["b"]
+    assert row["em"]["ci95"][1] == 1.0 < row["answer_ms"]["ci95"][1]
+    assert row["em"]["ci95"][0] == row["answer_ms"]["ci95"][0]
+
+
+def test_a_score_that_is_no_number_is_named_with_its_system_and_question() -> None:
+    broken = {"f1": {**SYSTEMS["better"]["f1"], "q3": math.nan}}
+    with pytest.raises(DataError, match="x: f1 of question 'q3' is nan"):
+        compare({"base": SYSTEMS["base"], "x": broken}, CLUSTERS, ["f1"], "base")
+
+
+def test_a_system_without_scores_of_a_metric_is_named() -> None:
+    with pytest.raises(DataError, match="worse: no scores of em"):
+        compare({n: {**s, "em": s["f1"]} if n != "worse" else s for n, s in SYSTEMS.items()},
+                CLUSTERS, ["f1", "em"], "base")  # fmt: skip
+    with pytest.raises(DataError, match="x: no scores of f1"):
+        compare({"base": SYSTEMS["base"], "x": {"f1": {}}}, CLUSTERS, ["f1"], "base")
 
 
 def test_an_unknown_baseline_is_named_with_the_systems_there_are() -> None:
