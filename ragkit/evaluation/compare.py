@@ -11,10 +11,10 @@ import numpy as np
 from ragkit.errors import DataError
 from ragkit.evaluation.significance import Paired, holm, pairs, smallest_detectable
 from ragkit.evaluation.summary import (
+    RANGE,
     Sheet,
     asked_alike,
     check_scores,
-    range_of,
     scores_of,
     summarise,
 )
@@ -29,6 +29,9 @@ def compare(
 ) -> dict[str, Any]:
     """Return each system's metrics and its paired difference from the baseline.
 
+    A question that some system has no score of for a metric is left out of that metric, as is a
+    question that a system declined for what only answers have; `n` says how many are left.
+
     systems: score sheet of each system, in the order of the table
     clusters: the source document of each question
     metrics: what to compare; every system has scores of each
@@ -37,15 +40,18 @@ def compare(
         p_holm is corrected for all differences, of all systems and metrics, and "comparisons" is
         their number; detectable is the smallest that this test set can show
     Raises:
-        DataError: an unknown baseline, systems that were asked different questions, or a score
-            outside the range of its metric.
+        DataError: an unknown baseline, a metric without a question that all systems have a score
+            of, or a score outside the range.
     """
     if baseline not in systems:
         raise DataError(f"baseline: no system {baseline!r}; there are {', '.join(systems)}")
-    _check_same_questions(systems, metrics)
-    sheets = {name: {m: sheet[m] for m in metrics} for name, sheet in systems.items()}
-    for name, sheet in sheets.items():
-        check_scores(sheet, name)
+    for name, sheet in systems.items():
+        check_scores({m: sheet.get(m, {}) for m in metrics}, name)
+    shared = {m: _shared(systems, m) for m in metrics}
+    sheets = {
+        name: {m: {q: sheet[m][q] for q in shared[m]} for m in metrics}
+        for name, sheet in systems.items()
+    }
     means = {name: summarise(sheet, clusters, seed) for name, sheet in sheets.items()}
     before = sheets.pop(baseline)
     cells: dict[tuple[str, str], dict[str, Any]] = {}
@@ -66,7 +72,8 @@ def losses(
     before: Mapping[str, float], after: Mapping[str, float], most: int
 ) -> list[tuple[str, float, float]]:
     """Return (question, score before, score after) where a system lost, the largest loss first."""
-    changed = ((after[q] - score, q, score) for q, score in before.items() if after[q] < score)
+    both = ((q, score, after[q]) for q, score in before.items() if q in after)
+    changed = ((now - score, q, score) for q, score, now in both if now < score)
     return [(q, score, after[q]) for _, q, score in sorted(changed)[:most]]
 
 
@@ -93,7 +100,7 @@ def _differences(
         return {}
     a = np.array(scores_of(before, metrics, questions) * len(after))
     b = np.array([row for s in after.values() for row in scores_of(s, metrics, questions)])
-    found = pairs(a, b, groups, within=range_of(metrics[0]), seed=seed)
+    found = pairs(a, b, groups, within=RANGE, seed=seed)
     return {
         row: _cell(result, smallest_detectable(gains, groups))
         for row, result, gains in zip(rows, found, (b - a).tolist(), strict=True)
@@ -113,17 +120,10 @@ def _cell(result: Paired, detectable: float | None) -> dict[str, Any]:
     }
 
 
-def _check_same_questions(systems: Mapping[str, Sheet], metrics: Sequence[str]) -> None:
-    names = list(systems)
-    for metric in metrics:
-        if missing := [name for name in names if not systems[name].get(metric)]:
-            raise DataError(f"{missing[0]}: no scores of {metric}")
-        first = set(systems[names[0]][metric])
-        for name in names[1:]:
-            other = set(systems[name][metric])
-            if other != first:
-                odd = sorted(first ^ other)[0]
-                raise DataError(
-                    f"{names[0]} and {name} were not asked the same questions "
-                    f"({metric}: {len(first)} and {len(other)}; {odd!r} is in one only)"
-                )
+def _shared(systems: Mapping[str, Sheet], metric: str) -> list[str]:
+    """Return the questions that all systems have a score of, in the order of the first."""
+    first, *others = (sheet.get(metric, {}) for sheet in systems.values())
+    found = [q for q in first if all(q in other for other in others)]
+    if not found:
+        raise DataError(f"{metric}: no question that {', '.join(systems)} all have a score of")
+    return found

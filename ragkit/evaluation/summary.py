@@ -1,8 +1,7 @@
 """From scores of single questions to the means and intervals of metrics.json.
 
 A score sheet is {metric: {question id: score}}; a question without a score for a metric is left out
-of its mean. Scores are from 0 to 1, and those of metrics named `*_ms` from 0 up; intervals stay in
-that range.
+of its mean. Scores are from 0 to 1, and intervals stay in that range.
 """
 
 import math
@@ -10,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ragkit.errors import DataError
-from ragkit.evaluation.clustered import ROUNDING, Range
+from ragkit.evaluation.clustered import ROUNDING
 from ragkit.evaluation.significance import Interval, intervals
 
 Sheet = Mapping[str, Mapping[str, float]]
+RANGE = (0.0, 1.0)
 
 
 def mean_scores(sheet: Sheet) -> dict[str, float]:
@@ -26,7 +26,7 @@ def summarise(sheet: Sheet, clusters: Mapping[str, str], seed: int = 0) -> dict[
 
     clusters: the source document of each question
     Raises:
-        DataError: for a score outside the range of its metric, or one that is not a number.
+        DataError: for a score outside the range, or one that is not a number.
     """
     check_scores(sheet)
     cells: dict[str, dict[str, Any]] = {}
@@ -35,24 +35,19 @@ def summarise(sheet: Sheet, clusters: Mapping[str, str], seed: int = 0) -> dict[
         estimates = intervals(
             scores_of(sheet, names, questions),
             [clusters[q] for q in questions],
-            within=range_of(names[0]),
+            within=RANGE,
             seed=seed,
         )
         cells |= dict(zip(names, map(_cell, estimates), strict=True))
     return {name: cells[name] for name in sheet if name in cells}
 
 
-def range_of(metric: str) -> Range:
-    """Return the least and the greatest score that there can be."""
-    return (0.0, math.inf) if metric.endswith("_ms") else (0.0, 1.0)
-
-
 def asked_alike(sheet: Sheet) -> list[list[str]]:
-    """Return the metrics with scores in groups: the same questions, the same range."""
-    groups: dict[tuple[Range, tuple[str, ...]], list[str]] = {}
+    """Return the metrics with scores in groups that have the same questions."""
+    groups: dict[tuple[str, ...], list[str]] = {}
     for name, scores in sheet.items():
         if scores:
-            groups.setdefault((range_of(name), tuple(scores)), []).append(name)
+            groups.setdefault(tuple(scores), []).append(name)
     return list(groups.values())
 
 
@@ -62,12 +57,12 @@ def scores_of(sheet: Sheet, names: Iterable[str], questions: Sequence[str]) -> l
 
 
 def check_scores(sheet: Sheet, whose: str = "") -> None:
-    """Raise a DataError that names a score outside the range of its metric, or not a number.
+    """Raise a DataError that names a score outside the range, or that is not a number.
 
     whose: the system, for the message
     """
+    low, high = RANGE
     for name, scores in sheet.items():
-        low, high = range_of(name)
         for question, score in scores.items():
             if not (math.isfinite(score) and low - ROUNDING <= score <= high + ROUNDING):
                 raise DataError(

@@ -83,6 +83,7 @@ def run(config: Config, run: Run) -> None:
     result: dict[str, dict[str, Any]] = {}
     lost: list[dict[str, Any]] = []
     for kind, systems in kinds.items():
+        _check_same_questions(systems)
         _leave_out_failed(kind, systems)
         baseline = next((b for b in config.baseline if b in systems.sheets), None)
         baseline = baseline or next(iter(systems.sheets))
@@ -103,6 +104,16 @@ def run(config: Config, run: Run) -> None:
         tables = [table for kind, part in result.items() for table in _tables(kind, part)]
         f.write(comparison_page(tables, as_json(verdicts), lost))
     write_json(run / "comparison.json", result)
+
+
+def _check_same_questions(systems: _Systems) -> None:
+    (first, asked), *others = systems.records.items()
+    for name, records in others:
+        if odd := sorted(asked.keys() ^ records.keys()):
+            raise DataError(
+                f"{first} and {name} were not asked the same questions "
+                f"({len(asked)} and {len(records)}; {odd[0]!r} is in one only)"
+            )
 
 
 def _leave_out_failed(kind: str, systems: _Systems) -> None:
@@ -242,8 +253,8 @@ def _headline(kind: str, table: dict[str, Any]) -> str:
         low, high = gain["ci95"]
         sure = f"95% interval {low:+.3f} to {high:+.3f}"
         sure += "" if low > 0 else ", which includes 0: not shown to differ"
-        if len(table["differences"]) > 1:
-            sure += f"; p {gain['p_holm']:.4f} corrected for {len(table['differences'])} systems"
+        if table["comparisons"] > 1:
+            sure += f"; p {gain['p_holm']:.4f} corrected for {table['comparisons']} comparisons"
     return (
         f"{kind}: highest {metric} is {name} with {table['systems'][name][metric]['mean']:.3f}, "
         f"{gain['mean']:+.3f} from {base} ({sure}; {gain['wins']} questions better, "
