@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 Chat = Sequence[Mapping[str, str]]
 Schema = Mapping[str, Any]
+TEXT: Schema = {"type": "string"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +57,13 @@ def read_completion(completion: Any, seconds: float) -> tuple[Reply, str | None]
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError("no chat completion") from error
     return Reply(said, seconds, counted), reason
+
+
+def object_schema(**properties: Any) -> dict[str, Any]:
+    """Return the JSON Schema of an object that has these properties and no others."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }

@@ -12,13 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from ragkit.config.teaching import (
-    AnswerTeacher,
-    HfTeacher,
-    ModelTeacher,
-    OpenAITeacher,
-    RecordedTeacher,
-)
+from ragkit.config.blocks import Endpoint, LocalModel
+from ragkit.config.judging import HfJudge, OpenAIJudge
+from ragkit.config.teaching import AnswerTeacher, ModelTeacher, RecordedTeacher
 from ragkit.data.files import sha256_text, write_json
 from ragkit.data.hashes import HashTable
 from ragkit.data.journal import Journal, Recording
@@ -30,7 +26,8 @@ from ragkit.qa.cost import Budget, Estimate, Price, Till, Totals, prompt_bytes, 
 from ragkit.rag.prompts import plain_text
 
 _TOKENS_OF_PAIR = 80  # of an answer, where none is there to go by
-_TOKENS_OF = {"answers": 60, "critic": 60}
+_TOKENS_OF = {"answers": 60, "critic": 60, "judge": 60}
+AskedModel = ModelTeacher | OpenAIJudge | HfJudge
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +36,13 @@ class Item:
 
     subject: hash of the passages that it is about; style: what is asked about them. Recordings are
     looked up by these two.
+    replicate: asked once more, to see whether the answer is the same
     """
 
     chat: Chat
     subject: str
     style: str
+    replicate: int = 0
 
 
 class Answers(Protocol):
@@ -92,7 +91,7 @@ class Desk:
 
     def __init__(
         self,
-        config: ModelTeacher,
+        config: AskedModel,
         journal: Journal,
         budget: Budget,
         max_silent: float,
@@ -106,7 +105,7 @@ class Desk:
         Raises:
             ConfigError: a limit on the cost, and no price.
         """
-        if budget.max_cost is not None and price is None and isinstance(config, OpenAITeacher):
+        if budget.max_cost is not None and price is None and isinstance(config, Endpoint):
             raise ConfigError(
                 f"max_cost: no price of {config.model!r} is known; name a file with it: "
                 "prices: FILE (configs/prices.yaml is one to begin with; a server of your own "
@@ -120,7 +119,8 @@ class Desk:
 
     def key(self, item: Item) -> str:
         """Hash all that the answer depends on: prompt, passages, model, server and parameters."""
-        return sha256_text(json.dumps(item.chat), self._parameters)[:32]
+        again = [str(item.replicate)] if item.replicate else []
+        return sha256_text(json.dumps(item.chat), self._parameters, *again)[:32]
 
     def estimate(self, items: Iterable[Item]) -> Estimate:
         """Count what is missing and how long it is."""
@@ -142,7 +142,7 @@ class Desk:
         """Return an estimate in a sentence."""
         config, dollars = self.config, self.dollars(found.prompt_tokens, found.completion_tokens)
         concurrency, per_minute = 1, None
-        if isinstance(config, OpenAITeacher):
+        if isinstance(config, Endpoint):
             concurrency, per_minute = config.concurrency, config.requests_per_minute
         cost = "no price known" if dollars is None else f"{dollars:,.2f} $"
         return found.line(cost, concurrency, per_minute)
@@ -227,7 +227,7 @@ class Desk:
 
     def _till(self) -> Till:
         config = self.config
-        most = config.max_new_tokens if isinstance(config, HfTeacher) else config.max_tokens
+        most = config.max_new_tokens if isinstance(config, LocalModel) else config.max_tokens
         return Till(self.budget, self.price, most)
 
 
@@ -245,13 +245,13 @@ class Office:
     def _journal(self) -> Journal:
         return Journal(self.journal)
 
-    def open(self, role: str, config: ModelTeacher) -> Desk:
+    def open(self, role: str, config: AskedModel) -> Desk:
         """Return the desk of a role, of a configured model."""
         if role not in self.desks:
             price = read_price(self.prices, config.model)
-            if price is None and not isinstance(config, OpenAITeacher):
+            if price is None and not isinstance(config, Endpoint):
                 price = Price(0.0, 0.0)  # a model of this machine
-            expected = _TOKENS_OF.get(role, _TOKENS_OF_PAIR * config.n)
+            expected = _TOKENS_OF.get(role, _TOKENS_OF_PAIR * getattr(config, "n", 1))
             self.desks[role] = Desk(
                 config, self._journal, self.budget, self.max_silent, price, expected
             )
@@ -290,13 +290,13 @@ class Office:
             write_json(path, self.totals())
 
 
-def load_model(config: ModelTeacher) -> Model:
+def load_model(config: AskedModel) -> Model:
     """Load a local model, or open the connection to a server."""
-    if isinstance(config, OpenAITeacher):
+    if isinstance(config, Endpoint):
         return Client(config)
     from ragkit.models.batched import HfModel, VllmModel
 
-    if isinstance(config, HfTeacher):
+    if isinstance(config, LocalModel):
         return HfModel(config, plain_text)
     return VllmModel(config)
 
@@ -330,11 +330,11 @@ def _bought(desk: Desk) -> str:
     )
 
 
-def _parameters(config: ModelTeacher) -> list[Any]:
+def _parameters(config: AskedModel) -> list[Any]:
     """Return what an answer depends on beside the chat."""
-    if isinstance(config, OpenAITeacher):
+    if isinstance(config, Endpoint):
         own: list[Any] = [config.base_url, config.max_tokens, config.structured]
-    elif isinstance(config, HfTeacher):
+    elif isinstance(config, LocalModel):
         own = ["hf", config.max_new_tokens, config.seed, config.precision]
     else:
         own = ["vllm", config.max_tokens, config.seed, config.structured, config.engine]

@@ -7,8 +7,7 @@ are JSON; what models wrap around it (fences, remarks) and what they cut off is 
 """
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -20,6 +19,8 @@ from ragkit.data.files import parse_jsonl, read_text
 from ragkit.data.journal import passage_sha256
 from ragkit.data.schema import Passage, Turn
 from ragkit.errors import ConfigError, DataError
+from ragkit.models.chats import TEXT, object_schema
+from ragkit.models.replies import json_values
 
 CONVERSATION, MULTI_PASSAGE, UNANSWERABLE, READING = (
     "conversation", "multi-passage", "unanswerable", "reading",
@@ -27,31 +28,16 @@ CONVERSATION, MULTI_PASSAGE, UNANSWERABLE, READING = (
 STYLES = ("factoid", "how-to", "keyword", "comparison", MULTI_PASSAGE, CONVERSATION)
 _WHOLE = ("answer", "critic", READING)  # templates that the frame does not surround
 _SAME_LANGUAGE = "the language of the passage"
-_OPENING = re.compile(r"[{\[]")
-# templates that open the thought themselves leave the model only its end
-_THOUGHT = re.compile(
-    r"\A(?!\s*[{\[`])(?:(?!<think>).)*?</think>|<think>.*?(?:</think>|\Z)", re.DOTALL
-)
 _SAID = {"true": True, "yes": True, "false": False, "no": False}
-_DECODER = json.JSONDecoder(strict=False)  # models write line breaks as they are
 
 Chat = list[dict[str, str]]
 
-
-def _object(**properties: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-_TEXT = {"type": "string"}
 _YES_NO = {"type": "boolean"}
-PAIRS_SCHEMA = _object(pairs={"type": "array", "items": _object(question=_TEXT, answer=_TEXT)})
-ANSWER_SCHEMA = _object(answer=_TEXT)
-VERDICT_SCHEMA = _object(clear=_YES_NO, answered=_YES_NO, correct=_YES_NO, reason=_TEXT)
+PAIRS_SCHEMA = object_schema(
+    pairs={"type": "array", "items": object_schema(question=TEXT, answer=TEXT)}
+)
+ANSWER_SCHEMA = object_schema(answer=TEXT)
+VERDICT_SCHEMA = object_schema(clear=_YES_NO, answered=_YES_NO, correct=_YES_NO, reason=TEXT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +211,7 @@ def parse(response: str) -> list[QuestionAnswer]:
         ValueError: no JSON in it, or not of the form that was asked for.
     """
     problem = "no JSON in the teacher's answer"
-    for value in _values(response):
+    for value in json_values(response):
         if isinstance(value, str):
             problem = value
             continue
@@ -236,7 +222,7 @@ def parse(response: str) -> list[QuestionAnswer]:
                 raise ValueError("pairs without a question in the teacher's answer")
             return found
         problem = "no list of pairs in the teacher's answer"
-    if whole := [v for v in _values(response) if _is_pair(v)]:
+    if whole := [v for v in json_values(response) if _is_pair(v)]:
         return [_pair(pair) for pair in whole]
     raise ValueError(problem)
 
@@ -247,7 +233,7 @@ def parse_answer(response: str) -> str:
     Raises:
         ValueError: not of the form that was asked for.
     """
-    for value in _values(response):
+    for value in json_values(response):
         if isinstance(value, dict) and isinstance(value.get("answer"), str | int | float):
             return _written(value["answer"])
     raise ValueError("no answer in the teacher's JSON")
@@ -259,7 +245,7 @@ def parse_verdict(response: str) -> dict[str, Any]:
     Raises:
         ValueError: not of the form that was asked for.
     """
-    for value in _values(response):
+    for value in json_values(response):
         if not isinstance(value, dict):
             continue
         said = [_SAID.get(str(value.get(k)).lower()) for k in ("clear", "answered", "correct")]
@@ -275,19 +261,6 @@ def dump(pairs: Sequence[QuestionAnswer]) -> str:
     return json.dumps(
         {"pairs": [{"question": p.question, "answer": p.answer} for p in pairs]}, ensure_ascii=False
     )
-
-
-def _values(response: str) -> Iterator[Any]:
-    """Yield the JSON values in a text; a string says what was wrong with one that is broken."""
-    said = _THOUGHT.sub("", response)
-    for match in _OPENING.finditer(said):
-        try:
-            yield _DECODER.raw_decode(said, match.start())[0]
-        except json.JSONDecodeError as error:
-            yield f"broken JSON in the teacher's answer: {error.msg}"
-        except RecursionError:
-            yield "broken JSON in the teacher's answer: nested too deeply"
-            return
 
 
 def _has_objects(values: Sequence[Any]) -> bool:

@@ -57,10 +57,10 @@ class Recorded:
 
 
 class Model:
-    """A model, asked once for each request."""
+    """A model, asked once for each request, for `n` questions where the request does not say."""
 
-    def __init__(self, desk: Desk, prompts: Prompts) -> None:
-        self.desk, self.prompts = desk, prompts
+    def __init__(self, desk: Desk, prompts: Prompts, n: int) -> None:
+        self.desk, self.prompts, self.n = desk, prompts, n
 
     def ask(self, requests: Requests) -> None:
         """Ask for all that the journal does not hold."""
@@ -78,7 +78,7 @@ class Model:
         return (self._item(request) for request in requests)
 
     def _item(self, request: Request) -> Item:
-        chat = self.prompts.questions(request, request.n or self.desk.config.n)
+        chat = self.prompts.questions(request, request.n or self.n)
         return Item(chat, request.passages_sha256, request.style)
 
 
@@ -88,4 +88,4 @@ def build_teacher(config: Teacher, prompts: Prompts, office: Office, seed: int) 
         return Heuristic(config, seed)
     if isinstance(config, RecordedTeacher):
         return Recorded(config)
-    return Model(office.open("questions", config), prompts)
+    return Model(office.open("questions", config), prompts, config.n)

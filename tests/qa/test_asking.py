@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ragkit.config.judging import HfJudge, OpenAIJudge
 from ragkit.config.teaching import HfTeacher, OpenAITeacher, RecordedTeacher, VllmTeacher
 from ragkit.data.files import read_json, read_jsonl
 from ragkit.data.journal import Journal
@@ -111,6 +112,32 @@ def test_other_words_are_another_key_and_what_they_are_about_is_not(
     found = desk(config, journal)
     assert found.key(one) != found.key(two)
     assert found.key(one) == found.key(Item(one.chat, "other subject", "other style"))
+
+
+def test_a_replicate_is_asked_once_more_and_kept_beside_the_first(
+    config: OpenAITeacher, journal: Path, chat_server: Any
+) -> None:
+    (one,) = items("one")
+    again = Item(one.chat, one.subject, one.style, replicate=1)
+    open_desk = desk(config, journal)
+    for _ in range(2):
+        open_desk.ask(lambda: [one, again, again], SCHEMA)
+    assert [open_desk.answer(i) for i in (one, again)] == ["fine"] * 2
+    assert len(chat_server.requests) == 2
+
+
+@pytest.mark.parametrize("change", [{"model": "n"}, {"temperature": 0.5}, {"max_tokens": 9}])
+def test_a_judge_is_asked_like_a_teacher_and_has_keys_like_one(
+    journal: Path, chat_server: Any, change: dict[str, Any]
+) -> None:
+    (item,) = items("one")
+    judge = OpenAIJudge(type="openai", model="m", base_url=chat_server.url)
+    open_desk = desk(judge, journal)
+    open_desk.ask(lambda: [item], SCHEMA)
+    assert open_desk.answer(item) == "fine"
+    assert open_desk.key(item) != desk(judge.model_copy(update=change), journal).key(item)
+    free = Office(journal, Budget(), 0.0).open("judge", HfJudge(type="hf", model="m"))
+    assert free.price == Price(0.0, 0.0)
 
 
 def test_half_of_the_answers_in_the_journal_are_not_asked_again(
