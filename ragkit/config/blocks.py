@@ -96,6 +96,8 @@ class StageConfig(Block):
             "timeout_s",
             "max_retries",
             "max_silent",
+            "max_failed",
+            "control_accuracy",
             "max_cost",
             "max_requests",
             "prices",

@@ -110,6 +110,12 @@ STAGES = {
              "--model": "answerer.model"},
         ),
         Stage(
+            "judge", "Let a model judge the answers of an eval-e2e run.",
+            "runs", "RUN [BASELINE_RUN]",
+            {"--judge": "judge.type", "--model": "judge.model", "--human": "human",
+             "--max-cost": "max_cost", "--max-requests": "max_requests"}, several=True,
+        ),
+        Stage(
             "compare", "Compare evaluated runs, question by question.",
             "runs", "RUN...", {"--baseline": "baseline"}, several=True,
             repeated={"--gate": "gates"},

@@ -36,6 +36,7 @@ def required(tmp_path: Path) -> dict[str, Any]:
         "corpus": str(tmp_path / "corpus.jsonl"),
         "query": str(tmp_path / "train.jsonl"),
         "runs": [str(tmp_path)],
+        "judge": {"type": "openai", "model": "m"},
         "steps": [{"id": "one", "run": "chunk"}],
     }
 
