@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -178,17 +179,13 @@ def try_out(judge: Judge, docket: Docket, control_accuracy: float) -> list[Judge
     control_accuracy: share of the right and of the wrong ones that the judge must tell
     Raises:
         ModelError: a judge that does not tell them.
-        EndpointError: a limit is reached before.
+        EndpointError: too few replies came to know.
     """
-    criterion, budget = docket.criterion, judge.desk.budget
-    judge.ask(criterion, docket.trials)
-    tried = [judge.judged(criterion, control.case) for control in docket.controls]
-    if budget.exhausted and any(j.failed == NO_REPLY for j in tried):
-        raise EndpointError(
-            f"{budget.exhausted} is reached before the planted answers are judged; what was judged "
-            "is in the journal: the same command goes on"
-        )
-    _check_controls(judge, docket, tried, control_accuracy)
+    judge.ask(docket.criterion, docket.trials)
+    tried = [judge.judged(docket.criterion, control.case) for control in docket.controls]
+    counts = shares(docket.controls, tried)
+    if any(holds < control_accuracy * of for holds, of in counts.values()):
+        _refuse(judge, docket, tried, control_accuracy)
     return tried
 
 
@@ -199,7 +196,7 @@ def hear(judge: Judge, docket: Docket, tried: Sequence[Judgement], max_failed: f
     max_failed: share of the cases that may stay without a judgement
     Raises:
         EndpointError: more failed than may; what was judged is in the journal.
-        ModelError: one and the same score for all, and nothing was planted.
+        ModelError: one and the same score for all, and it did not tell the planted ones.
     """
     criterion = docket.criterion
     judge.ask(criterion, docket.works)
@@ -209,21 +206,27 @@ def hear(judge: Judge, docket: Docket, tried: Sequence[Judgement], max_failed: f
         case.id: [judge.judged(criterion, case, n) for n in range(1 + docket.replicates)]
         for case in docket.again
     }
-    constant = _is_constant(judge, docket, asked)
+    constant = _is_constant(judge, docket, tried, asked)
     return Verdicts(docket, tried, asked, again, constant)
 
 
-def _check_controls(judge: Judge, docket: Docket, tried: Sequence[Judgement], least: float) -> None:
-    counts = shares(docket.controls, tried)
-    if all(holds >= least * of for holds, of in counts.values()):
-        return
+def _refuse(judge: Judge, docket: Docket, tried: Sequence[Judgement], least: float) -> NoReturn:
+    """Raise the error of a trial that was not stood, or could not be held."""
+    limit = judge.desk.budget.exhausted
+    if silent := sum(j.failed == NO_REPLY for j in tried):
+        raise EndpointError(
+            f"{f'{limit} is reached: ' if limit else ''}{silent} of {len(tried)} planted answers, "
+            f"on which the judge is tried by {docket.criterion.name!r}, got no reply; the others "
+            "are in the journal: the same command asks only for the missing ones"
+        )
     pairs = zip(docket.controls, tried, strict=True)
     wrong = [
         f"  {c.case.id}, planted as {'right' if c.right else 'wrong'}: {_told(j)}"
         for c, j in pairs
         if not c.holds(j)
     ]
-    told = ", ".join(f"{holds} of {of} {name} ones" for name, (holds, of) in counts.items())
+    counts = shares(docket.controls, tried).items()
+    told = ", ".join(f"{holds} of {of} {name} ones" for name, (holds, of) in counts)
     raise ModelError(
         f"{judge.desk.config.model} is not fit to judge by {docket.criterion.name!r}: of answers "
         f"planted with a known verdict it told {told}, and control_accuracy is {least:.0%}\n"
@@ -258,8 +261,10 @@ def _check_failed(
     raise EndpointError("\n".join(lines))
 
 
-def _is_constant(judge: Judge, docket: Docket, asked: Mapping[str, Judgement]) -> bool:
-    """Return whether all scores are one, which a judge is trusted with that stood its trial.
+def _is_constant(
+    judge: Judge, docket: Docket, tried: Sequence[Judgement], asked: Mapping[str, Judgement]
+) -> bool:
+    """Return whether all scores are one, with which a judge is trusted that told the controls.
 
     Raises:
         ModelError: they are, and nothing shows that the judge can say anything else.
@@ -271,10 +276,10 @@ def _is_constant(judge: Judge, docket: Docket, asked: Mapping[str, Judgement]) -
         f"{judge.desk.config.model} gave {scores[0]:g} by {docket.criterion.name!r} to every one "
         f"of {len(scores)} answers"
     )
-    if not docket.controls:
+    if any(2 * holds <= of for holds, of in shares(docket.controls, tried).values()):
         raise ModelError(
-            f"{said}, and no answers could be planted to see whether it can tell right from wrong; "
-            "such a judge shows nothing"
+            f"{said}, and no planted answers show that it can tell right from wrong: it may say so "
+            "of everything"
         )
     logger.warning("%s; it did tell the planted right answers from the wrong ones", said)
     return True

@@ -151,7 +151,7 @@ def _about(name: str, found: Mapping[str, Any]) -> Iterator[str]:
     empty = f", {found['without_score']} without any claim" if found["without_score"] else ""
     failed = f"{found['failed']} ({found['failed_rate']:.1%}), which have no score"
     yield (
-        f"  {found['asked']} answers asked for{settled}{empty}; the judge failed on "
+        f"  {found['asked']:,} answers asked for{settled}{empty}; the judge failed on "
         f"{failed if found['failed'] else 'none'}"
     )
     if any(of for _, of in found["controls"].values()):

@@ -290,6 +290,30 @@ def test_a_judge_that_calls_everything_right_is_refused_before_it_is_asked_about
     assert len(judge_server.texts) == 20
 
 
+def test_a_judge_that_is_let_through_with_one_verdict_for_all_is_refused_in_the_end(
+    stage: Stage, values: Any, judge_server: JudgeServer
+) -> None:
+    judge_server.reply = lambda *_: {"reason": "fine", "verdict": "correct"}
+    with pytest.raises(ModelError, match="gave 1 by 'correct' to every one of 60 answers, and no"):
+        stage("judge", **values, control_accuracy=0)
+
+
+def test_a_server_that_fails_is_not_taken_for_a_bad_judge(
+    stage: Stage, values: Any, judge_server: JudgeServer, response: Any
+) -> None:
+    def failing(system: str, said: dict[str, list[str]]) -> Any:
+        planted_wrong = (
+            said["answer"][0].startswith("value") and said["answer"] != said["reference"]
+        )
+        return response(500, "{}") if planted_wrong else honest(system, said)
+
+    judge_server.reply = failing
+    with pytest.raises(EndpointError, match="10 of 20 planted answers, .* got no reply"):
+        stage("judge", **values)
+    judge_server.reply = honest
+    assert (stage("judge", **values) / "metrics.json").exists()
+
+
 def test_a_judge_stands_every_trial_before_it_is_asked_about_the_run(
     stage: Stage, values: Any, judge_server: JudgeServer
 ) -> None:
@@ -403,9 +427,10 @@ def test_an_interrupted_run_asks_nothing_twice(
             stage("judge", **values)
         assert len(read_jsonl(journal)) >= known + replies
         known = len(read_jsonl(journal))
-    judge_server.texts.clear()
     path = stage("judge", **values)
-    assert len(judge_server.texts) == everything - known
+    # not by the server's count: what was in flight at the interrupt may reach it late
+    bought = read_json(path / "costs.json")["judge"]["asked_by_this_start"]
+    assert bought == everything - known
     assert len({r["key"] for r in read_jsonl(journal)}) == len(read_jsonl(journal)) == everything
     for name in ("predictions.jsonl", "judgements.jsonl"):
         assert (path / name).read_bytes() == (whole / name).read_bytes()
@@ -428,7 +453,9 @@ def test_one_verdict_for_all_is_refused_where_nothing_could_be_planted(
     same = [record(i, answer=f"Yes{i}.", references=["Yes"]) for i in range(n)]
     values["runs"] = [str(write_run("same", same))]
     if refused:
-        with pytest.raises(ModelError, match="no answers could be planted"):
+        with pytest.raises(
+            ModelError, match="no planted answers show that it can tell right from wrong"
+        ):
             stage("judge", **values)
     else:
         found = read_json(stage("judge", **values) / "metrics.json")["judge"]["criteria"]["correct"]
@@ -624,7 +651,7 @@ def test_a_dry_run_says_what_it_may_come_to_and_asks_nothing(
 def test_a_limit_stops_the_run_and_the_next_start_goes_on(
     stage: Stage, values: Any, judge_server: JudgeServer
 ) -> None:
-    with pytest.raises(EndpointError, match=r"max_requests \(5\) is reached before the planted"):
+    with pytest.raises(EndpointError, match=r"max_requests \(5\) is reached: 15 of 20 planted"):
         stage("judge", **values, max_requests=5)
     with pytest.raises(EndpointError, match=r"max_requests \(30\) is reached: 45 of 60 judge"):
         stage("judge", **values, max_requests=30)
