@@ -84,6 +84,7 @@ def run(config: Config, run: Run) -> None:
     lost: list[dict[str, Any]] = []
     for kind, systems in kinds.items():
         _check_same_questions(systems)
+        _check_same_judge(systems)
         _leave_out_failed(kind, systems)
         baseline = next((b for b in config.baseline if b in systems.sheets), None)
         baseline = baseline or next(iter(systems.sheets))
@@ -113,6 +114,21 @@ def _check_same_questions(systems: _Systems) -> None:
             raise DataError(
                 f"{first} and {name} were not asked the same questions "
                 f"({len(asked)} and {len(records)}; {odd[0]!r} is in one only)"
+            )
+
+
+def _check_same_judge(systems: _Systems) -> None:
+    """Refuse scores of one criterion by different judges, prompts or scales."""
+    marks: dict[str, dict[str, str]] = {}
+    for name, records in systems.records.items():
+        for record in records.values():
+            for criterion, judged in record.get("judge", {}).items():
+                marks.setdefault(criterion, {})[judged["mark"]] = name
+    for criterion, found in marks.items():
+        if len(found) > 1:
+            raise DataError(
+                f"{' and '.join(found.values())}: {criterion} was judged in different ways (model, "
+                "server, temperature, scale or prompt); judge both runs alike"
             )
 
 

@@ -13,7 +13,7 @@ from ragkit.evaluation.judging import Judgement
 from ragkit.evaluation.summary import slice_of, summarise
 from ragkit.qa.judges import Docket, Verdicts
 from ragkit.stages.evaluated import Evaluated
-from ragkit.stages.tables import metric_table
+from ragkit.stages.tables import Table
 
 _MEANS = {
     "correct": "share of the answers that agree with a reference",
@@ -140,7 +140,7 @@ def shown(path: Path) -> RenderableType:
         + ("no price known" if dollars is None else f"{dollars:,.4f} $")
     )
     said.append(f"single judgements: {path / 'judgements.jsonl'}")
-    return Group(metric_table(title, rows, names), *said)
+    return Group(Table(title, names, rows).printed(), *said)
 
 
 def _about(name: str, found: Mapping[str, Any]) -> Iterator[str]:

@@ -147,7 +147,8 @@ def test_a_judged_run_is_the_run_with_the_judges_scores(
         assert found.pop("scores") == {"f1": 0.25, "correct": scores[f"q{i}"]}
         assert {**found, "scores": {"f1": 0.25}} == record(i)
     metrics = read_json(path / "metrics.json")
-    expected = interval(list(scores.values()), [f"d{i // 2}" for i in range(QUESTIONS)])
+    documents = [f"d{i // 2}" for i in range(QUESTIONS)]
+    expected = interval(list(scores.values()), documents, within=(0, 1))
     cell = {"mean": 0.5, "ci95": [expected.low, expected.high], "n": QUESTIONS, "clusters": 30}
     assert metrics["metrics"]["correct"] == cell
     assert metrics["metrics"]["f1"]["mean"] == 0.25
@@ -672,6 +673,15 @@ def test_judged_runs_are_compared_like_the_runs_that_were_judged(
     difference = read_json(path / "comparison.json")["answers"]["differences"]["two"]["correct"]
     assert difference["mean"] == 0.5
     assert (difference["wins"], difference["losses"]) == (30, 0)
+
+
+def test_runs_that_were_judged_in_different_ways_are_not_compared(
+    stage: Stage, values: Any, write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    other = {**values, "runs": [str(write_run("other"))], "scale": "rubric"}
+    judged = [stage("judge", **values), stage("judge", **{**other, "output": str(tmp_path / "b")})]
+    with pytest.raises(DataError, match="correct was judged in different ways"):
+        stage("compare", runs=list(map(str, judged)), output=str(tmp_path / "compared"))
 
 
 @pytest.fixture
