@@ -28,6 +28,12 @@ class Size(Block):
     tokens: int = 200
 
 
+class Part(Block):
+    """A block that names a file."""
+
+    file: InputPath
+
+
 class Config(StageConfig):
     """The configuration of a command that counts."""
 
@@ -35,6 +41,7 @@ class Config(StageConfig):
     model: ModelRef = "embedded"
     size: Size = Size()
     names: list[str] = Field([])
+    parts: dict[str, Part] = {}
 
 
 @pytest.fixture
@@ -98,6 +105,16 @@ def test_no_environment_variable_and_no_secret_is_written(
     assert "sk-very-secret-4711" not in written
     assert "value-of-a-variable" not in written
     assert "SOME_VARIABLE" not in written
+
+
+def test_inputs_in_a_mapping_of_blocks_are_recorded_and_watched(config: Config) -> None:
+    file = config.input.with_name("part.csv")
+    file.write_text("one")
+    config = changed(config, parts={"left": Part(file=file)})
+    finish(config)
+    assert record(config)["inputs"]["parts.left.file"]["path"] == str(file)  # type: ignore[index]
+    file.write_text("two")
+    assert f"parts.left.file: the content of {file} has changed" in refused(config)
 
 
 def test_a_run_that_is_done_does_nothing_and_changes_no_file(

@@ -65,12 +65,21 @@ def consumed(block: BaseModel, prefix: str = "") -> Iterator[tuple[str, Path | s
     for name, info in type(block).model_fields.items():
         value, key = getattr(block, name), f"{prefix}{name}"
         kind = next((m.kind for m in _marks([*info.metadata, info.annotation])), None)
-        for i, item in enumerate(value if isinstance(value, list | tuple) else [value]):
-            item_key = f"{key}.{i}" if isinstance(value, list | tuple) else key
+        for item_key, item in _items(key, value):
             if isinstance(item, BaseModel):
                 yield from consumed(item, f"{item_key}.")
             elif kind and item is not None:
                 yield item_key, item, kind
+
+
+def _items(key: str, value: object) -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, item) of a list or mapping; a single value is its own only item."""
+    if isinstance(value, Mapping):
+        yield from ((f"{key}.{name}", item) for name, item in value.items())
+    elif isinstance(value, list | tuple):
+        yield from ((f"{key}.{i}", item) for i, item in enumerate(value))
+    else:
+        yield key, value
 
 
 def _marks(annotations: list[Any]) -> Iterator[_Mark]:

@@ -39,7 +39,7 @@ def options(
         value = getattr(chosen, name) if chosen else _plain_default(info)
         if name in ("type", "method") and prefix and len(get_args(info.annotation)) == 1:
             continue  # the name of the variant, told with its keys
-        if not blocks or _is_list(info.annotation):
+        if not blocks or _is_collection(info.annotation):
             yield Option(
                 key, of, _type_name(info.annotation), _default(value), info.description or ""
             )
@@ -82,7 +82,7 @@ def _starter_lines(model: type[BaseModel], depth: int, chosen: Any = None) -> It
     for name, info in model.model_fields.items():
         default = getattr(chosen, name) if chosen is not None else _plain_default(info)
         note = f"  # {info.description}" if info.description else ""
-        blocks = [] if _is_list(info.annotation) else _blocks(info.annotation)
+        blocks = [] if _is_collection(info.annotation) else _blocks(info.annotation)
         if len(blocks) > 1:
             note += f" (types: {', '.join(_tag(b) for b in blocks)})"
         if isinstance(default, BaseModel):
@@ -96,7 +96,7 @@ def _starter_lines(model: type[BaseModel], depth: int, chosen: Any = None) -> It
 
 
 def _placeholder(info: FieldInfo) -> str:
-    return "[]" if _is_list(info.annotation) else '""'
+    return "[]" if get_origin(info.annotation) is list else '""'
 
 
 def _plain_default(info: FieldInfo) -> Any:
@@ -122,8 +122,8 @@ def _tag(block: type[BaseModel]) -> str:
     return block.__name__
 
 
-def _is_list(annotation: Any) -> bool:
-    return get_origin(annotation) is list
+def _is_collection(annotation: Any) -> bool:
+    return get_origin(annotation) in (list, dict)
 
 
 def _blocks(annotation: Any) -> list[type[BaseModel]]:
@@ -142,5 +142,14 @@ def _type_name(annotation: Any) -> str:
         return " | ".join(_type_name(a) for a in arguments if a is not types.NoneType)
     if origin is list:
         return f"list of {_type_name(arguments[0])}"
-    names = {str: "text", int: "integer", float: "number", bool: "true | false", Path: "path"}
+    if origin is dict:
+        return f"mapping of names to {_type_name(arguments[1])}"
+    names = {
+        Any: "anything",
+        str: "text",
+        int: "integer",
+        float: "number",
+        bool: "true | false",
+        Path: "path",
+    }
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))

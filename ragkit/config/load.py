@@ -263,13 +263,19 @@ def _locate(
 ) -> tuple[Key, type[BaseModel] | None]:
     """Translate pydantic's location to the YAML's keys; return the innermost block's model too.
 
-    After a field whose type is a union of blocks, pydantic puts the chosen member's tag into the
-    location, where the YAML has nothing; after a union of scalars, the name of the scalar's type.
+    After a field whose type is a union of blocks (or a mapping of them, and the name in it),
+    pydantic puts the chosen member's tag into the location, where the YAML has nothing; after a
+    union of scalars, the name of the scalar's type.
     """
     key: list[str | int] = []
     members: list[type[BaseModel]] = [model]
     block: type[BaseModel] | None = model
+    named = False  # the next part is a name in a mapping of blocks
     for part in location:
+        if named:
+            key.append(part)
+            values, named = _child(values, part), False
+            continue
         if isinstance(part, str) and len(members) > 1:
             members = [m for m in members if _has_tag(m, part)]
             block = members[0] if members else None
@@ -281,7 +287,8 @@ def _locate(
         key.append(part)
         block = members[0] if members else None
         if isinstance(part, str):
-            members = _models(known[part].annotation) if part in known else []
+            annotation = known[part].annotation if part in known else None
+            members, named = _models(annotation), get_origin(annotation) is dict
         values = _child(values, part)
     return tuple(key), block
 

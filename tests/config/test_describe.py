@@ -113,6 +113,7 @@ class Garden(Block):
     """A house that may have an annex."""
 
     annex: Wide | None = Field(None, description="unset: none is built")
+    sheds: dict[str, Wide | Tall] = Field({}, description="by their names")
 
 
 def test_a_union_is_unfolded_into_its_members_with_their_names() -> None:
@@ -133,6 +134,12 @@ def test_a_starter_says_kinds_defaults_and_meaning() -> None:
         "garden: null  # a plan",
         "colours: []  # of the walls (required)",
     ]
+
+
+def test_a_mapping_of_blocks_is_one_key() -> None:
+    sheds = Option("sheds", "", "mapping of names to Wide | Tall", "`{}`", "by their names")
+    assert sheds in list(options(Garden))
+    assert "sheds: {}  # by their names" in starter(Garden, "build").splitlines()
 
 
 def test_the_table_says_that_an_optional_block_is_unset() -> None:

@@ -34,6 +34,7 @@ class Zoo(Block):
     rate: float = 0.1
     cage: Cage = Cage()
     animals: list[Annotated[Cat | Dog, Field(discriminator="type")]] = []
+    keepers: dict[str, Annotated[Cat | Dog, Field(discriminator="type")]] = {}
 
 
 class Fusion(Block):
@@ -75,6 +76,15 @@ def test_a_typo_inside_a_union_inside_a_list_is_told_with_line_and_suggestion() 
     text = "animals:\n  - type: cat\n    lives: 7\n  - type: cat\n    temprature: 39\n"
     assert problems(text) == [
         "zoo.yaml:5  animals.1.temprature: unknown key (did you mean temperature?)"
+    ]
+
+
+def test_a_typo_inside_a_union_inside_a_mapping_is_told_with_its_name_there() -> None:
+    text = "keepers:\n  dog:\n    type: cat\n    livs: 7\n  b: {type: dog}\n  c: {type: dgo}\n"
+    assert sorted(problems(text)) == [
+        "zoo.yaml:4  keepers.dog.livs: unknown key (did you mean lives?)",
+        "zoo.yaml:5  keepers.b.owner: missing; it has no default",
+        "zoo.yaml:6  keepers.c.type: 'dgo' is not one of cat, dog (did you mean dog?)",
     ]
 
 
