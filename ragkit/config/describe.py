@@ -65,8 +65,8 @@ def option_table(model: type[BaseModel]) -> str:
     rows = ["| key | type | default | what it does |", "|---|---|---|---|"]
     for option in options(model):
         key = f"`{option.key}`" + (f" ({option.of})" if option.of else "")
-        kind = option.type.replace("|", "\\|")
-        rows.append(f"| {key} | {kind} | {option.default} | {option.description} |")
+        kind, described = (t.replace("|", "\\|") for t in (option.type, option.description))
+        rows.append(f"| {key} | {kind} | {option.default} | {described} |")
     return "\n".join(rows) + "\n"
 
 

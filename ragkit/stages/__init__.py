@@ -116,6 +116,12 @@ STAGES = {
              "--max-cost": "max_cost", "--max-requests": "max_requests"}, several=True,
         ),
         Stage(
+            "attribute", "Tell why answers are wrong, over a grid of retrievers and answerers.",
+            "examples", "EXAMPLES",
+            {"--corpus": "corpus", "--retriever": "retriever.type", "--model": "retriever.model",
+             "--system": "system", "--judged": "judged"},
+        ),
+        Stage(
             "compare", "Compare evaluated runs, question by question.",
             "runs", "RUN...", {"--baseline": "baseline"}, several=True,
             repeated={"--gate": "gates"},

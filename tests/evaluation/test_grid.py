@@ -36,10 +36,10 @@ DOCUMENTS = {q: f"d-{q}" for q in "wxyz"}
 
 
 def test_a_difference_is_paired_over_the_questions_that_every_cell_scored() -> None:
-    # z got no answer in one cell: of w, x and y the gains are 1.0, 0.5 and 0.0
+    # z got no answer in one cell: of w, x and y the gains are 0.2, 0.1 and 0.0
     scores = {
-        RETRIEVED: {"w": 0.0, "x": 0.5, "y": 1.0},
-        GOLD: {"y": 1.0, "x": 1.0, "w": 1.0, "z": 0.0},
+        RETRIEVED: {"w": 0.3, "x": 0.5, "y": 1.0},
+        GOLD: {"y": 1.0, "x": 0.6, "w": 0.5, "z": 0.0},
     }
     found = differences(scores, [CEILING], DOCUMENTS, "f1")
     assert list(found) == ["a | gold - r | a | retrieved"]
@@ -47,10 +47,10 @@ def test_a_difference_is_paired_over_the_questions_that_every_cell_scored() -> N
     assert (gain["kind"], gain["before"], gain["after"]) == (
         "ceiling", "r | a | retrieved", "a | gold",
     )  # fmt: skip
-    assert gain["mean"] == pytest.approx(0.5)
+    assert gain["mean"] == pytest.approx(0.1)
     assert (gain["wins"], gain["ties"], gain["losses"]) == (2, 1, 0)
-    # t interval of three clusters: 0.5 -+ 4.3027 * 0.5 / sqrt(3)
-    assert gain["ci95"] == pytest.approx([-0.7421, 1.7421], abs=1e-4)
+    # t interval of three clusters: 0.1 -+ 4.3027 * 0.1 / sqrt(3)
+    assert gain["ci95"] == pytest.approx([-0.1484, 0.3484], abs=1e-4)
 
 
 def test_p_values_are_corrected_for_all_the_differences() -> None:
