@@ -213,7 +213,7 @@ def code_version() -> str:
     """Return ragkit's version and a hash of its source, so that changed code is seen."""
     digest = hashlib.sha256()
     root = Path(ragkit.__file__).parent
-    for file in sorted([*root.rglob("*.py"), *root.glob("*/templates/*.txt")]):
+    for file in sorted([*root.rglob("*.py"), *root.glob("*/templates/*")]):
         digest.update(file.read_bytes())
     return f"{ragkit.__version__}+{digest.hexdigest()[:10]}"
 

@@ -126,5 +126,9 @@ STAGES = {
             "runs", "RUN...", {"--baseline": "baseline"}, several=True,
             repeated={"--gate": "gates"},
         ),
+        Stage(
+            "report", "Put evaluated runs on one self-contained HTML page.",
+            "runs", "RUN...", {"--baseline": "baseline", "--title": "title"}, several=True,
+        ),
     )
 }  # fmt: skip
