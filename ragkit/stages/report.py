@@ -226,7 +226,7 @@ def _kind_of_table(
         "title": sections.TITLES[kind],
         "said": sections.headline(kind, table, leader, ceilings, ranks),
         "metric": metric,
-        "metrics": table["metrics"],
+        "shown": table["shown"],
         "unscored": table["unscored"],
         "baseline": baseline,
         "leader": leader,

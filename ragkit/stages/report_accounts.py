@@ -111,6 +111,8 @@ def speed(runs: Iterable[Reported]) -> list[dict[str, Any]]:
     """Return how long a question takes in each part of each system: median, 95th percentile."""
     rows = []
     for run in runs:
+        if run.command == "judge":  # its figures are those of the run that it judged
+            continue
         metrics = run.json("metrics.json") or {}
         if told := metrics.get("speed"):
             rows += [{"name": run.name, "part": part, **of} for part, of in told.items() if of]
@@ -132,7 +134,8 @@ def costs(runs: Iterable[Reported]) -> list[dict[str, Any]]:
                  "requests": bought["answers"], "dollars": bought["cost_usd"],
                  **{key: bought[key] for key in _BOUGHT}}
             )  # fmt: skip
-        if told := (run.json("metrics.json") or {}).get("cost"):
+        told = (run.json("metrics.json") or {}).get("cost")
+        if told and run.command != "judge":
             rows.append({"name": run.name, "what": "answers", **told})
     return rows
 

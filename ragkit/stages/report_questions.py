@@ -121,7 +121,7 @@ def table_of(
 ) -> dict[str, Any]:
     """Return the questions for the table, those on which the leader changed most first."""
     names, metric = list(table["systems"]), table["metrics"][0]
-    base, slices = table["baseline"], sorted(evaluated.slices)
+    base, slices = table["baseline"], evaluated.slices
     before, after = evaluated.sheets[base][metric], evaluated.sheets[leader][metric]
     rest = [q for q in evaluated.asked if q not in after]
     order = [*changed_most(before, after), *rest][:most]
@@ -133,7 +133,7 @@ def table_of(
             "id": question,
             "q": _shortened(made[0]["question"], _TEXT_CHARS),
             "doc": made[0]["document"],
-            "in": [i for i, name in enumerate(slices) if question in evaluated.slices[name]],
+            "in": [i for i, of in enumerate(slices.values()) if question in of],
             "pos": made[0]["positive_ids"],
             "s": [None if s is None else round(s, 4) for s in scores],
             "r": [ranks.get(name, {}).get(question) for name in names],
@@ -148,7 +148,7 @@ def table_of(
         "baseline": names.index(base),
         "leader": names.index(leader),
         "ranked": [name in ranks for name in names],
-        "slices": slices,
+        "slices": list(slices),
         "all": len(evaluated.asked),
         "rows": rows,
     }

@@ -54,7 +54,7 @@ class Evaluated:
 
     records, sheets: what each system made of each question, and its scores by metric
     asked: question text and positives by id; documents: the cluster of each question
-    slices: the questions in each slice
+    memberships: the questions in each slice, as each system has it that knows the slice
     """
 
     kind: str
@@ -63,7 +63,7 @@ class Evaluated:
     sheets: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     asked: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
     documents: dict[str, str] = field(default_factory=dict)
-    slices: dict[str, set[str]] = field(default_factory=dict)
+    memberships: dict[str, dict[str, set[str]]] = field(default_factory=dict)
 
     def add(self, run: Reported, file: str) -> None:
         """Read one more run of this kind, the records of which are in `file`.
@@ -88,13 +88,26 @@ class Evaluated:
             for metric, score in record["scores"].items():
                 sheet.setdefault(metric, {})[question] = score
             for name in record["slices"]:
-                self.slices.setdefault(name, set()).add(question)
+                self.memberships.setdefault(name, {}).setdefault(run.name, set()).add(question)
         first = next(iter(self.runs))
         if odd := sorted(records.keys() ^ self.records[first].keys()):
             raise DataError(
                 f"{run.path} and {self.runs[first].path}: question {odd[0]!r} is in one of them "
                 "only; runs on different test sets need a report each"
             )
+
+    @property
+    def slices(self) -> dict[str, set[str]]:
+        """The questions in each slice, but for slices that are not the same in all systems.
+
+        Documents seen in training are others for each training set.
+        """
+        first = {name: next(iter(of.values())) for name, of in self.memberships.items()}
+        return {
+            name: questions
+            for name, questions in sorted(first.items())
+            if all(other == questions for other in self.memberships[name].values())
+        }
 
     @property
     def qrels(self) -> Qrels:
@@ -202,17 +215,24 @@ def evaluations(runs: Iterable[Reported]) -> dict[str, Evaluated]:
 
 def _is_judged_again(run: Reported, runs: Iterable[Reported]) -> bool:
     """Return True where another run is this one with the scores of a judge added."""
-    given = [v["path"] for other in runs if other.command == "judge" for v in other.inputs]
-    places = [Path(name).resolve() for name in given]
-    return any(run.path in (place, *place.parents) for place in places)
+    return any(_judged(other) == run.path for other in runs)
 
 
-def read_ranking(path: Path) -> Ranked:
-    """Read the run.trec that ragkit wrote; {} where there is none. Ids may have spaces in them."""
+def _judged(run: Reported) -> Path | None:
+    """Return the run directory that a judge was given; None where this is no judge's."""
+    return _found(run.account["config"]["runs"][0], run.path) if run.command == "judge" else None
+
+
+def read_ranking(run: Reported) -> Ranked:
+    """Read a run's run.trec, or that of the run that was judged; {} where there is none.
+
+    Ids may have spaces in them.
+    """
     ranked: Ranked = {}
-    if not (path / "run.trec").exists():
+    path = (_judged(run) or run.path) / "run.trec"
+    if run.is_ceiling or not path.exists():
         return ranked
-    with (path / "run.trec").open(encoding="utf-8") as f:
+    with path.open(encoding="utf-8") as f:
         for line in f:
             question, _, rest = line.partition(" Q0 ")
             passage, _, score, _ = rest.rsplit(" ", 3)

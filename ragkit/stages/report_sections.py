@@ -11,15 +11,15 @@ from typing import Any
 from ragkit.evaluation import report as arithmetic
 from ragkit.evaluation.compare import compare, shared_metrics
 from ragkit.evaluation.report import Scale, scale
-from ragkit.evaluation.summary import slice_of
+from ragkit.evaluation.summary import slice_of, summarise
 from ragkit.stages.report_runs import Evaluated, Reported, read_ranking
 from ragkit.stages.report_words import Headline, alone, ceiling, compared
 
 TITLES = {"retrieval": "Finding passages", "answers": "Answering"}
-# The first is the one that systems are ranked by; others that the runs have come after these.
+# The first that all systems have is the one that they are ranked by; others come after these.
 _METRICS = {
     "retrieval": ["ndcg@10", "recall@1", "recall@5", "recall@10", "mrr@10"],
-    "answers": ["f1", "rouge_l", "em"],
+    "answers": ["correct", "f1", "rouge_l", "em", "faithful", "preferred"],
 }
 _MOST_METRICS = 8
 _BINS = 24
@@ -45,7 +45,7 @@ def read_rankings(evaluated: Evaluated) -> Rankings:
     found = Rankings({}, {}, {}, {})
     qrels = evaluated.qrels
     for name, run in evaluated.runs.items():
-        ranked = {} if run.is_ceiling else read_ranking(run.path)
+        ranked = read_ranking(run)
         if ranked and qrels:
             found.ranks[name] = arithmetic.first_ranks(qrels, ranked)
             found.curves[name] = arithmetic.recall_curve(qrels, ranked)
@@ -55,37 +55,54 @@ def read_rankings(evaluated: Evaluated) -> Rankings:
 
 
 def comparison(evaluated: Evaluated, baseline: str, seed: int) -> dict[str, Any]:
-    """Compare the systems of a kind on the questions that all have scores of.
+    """Compare the systems of a kind on the questions for which all have the primary metric.
 
-    Returns: what `evaluation.compare` returns, with "metrics" (the primary one first), "slices" of
-        the primary metric, and "unscored": questions left out because a system has no score
+    All metrics that they share on these questions are compared, as `compare` does: p-values are
+    corrected for as many. Others are given as means where there are any.
+
+    Returns: what `evaluation.compare` returns, with "metrics" (the compared that are shown, the
+        primary one first), "shown" (these and others), "slices" of the primary metric, and
+        "unscored": questions left out because a system has no score
     """
-    sheets, kind = evaluated.sheets, evaluated.kind
-    metrics = shared_metrics(sheets, _wanted(kind, sheets[baseline]))
-    scored = [set(sheet[m]) for sheet in sheets.values() for m in metrics[:1]]
-    common = set.intersection(*scored) if scored else set()
+    sheets, clusters = evaluated.sheets, evaluated.documents
+    shown = _wanted(evaluated.kind, dict.fromkeys(m for sheet in sheets.values() for m in sheet))
+    primary = next(iter(shared_metrics(sheets, shown)), "")
+    scored = [set(sheet.get(primary, ())) for sheet in sheets.values()]
+    common = set.intersection(*scored)
     if not common:
         return {"metrics": []}
-    sheets = {name: slice_of(sheet, common) for name, sheet in sheets.items()}
-    metrics = shared_metrics(sheets, metrics)
-    clusters = evaluated.documents
-    table = compare(sheets, clusters, metrics, baseline, seed)
+    parts = {name: slice_of(sheet, common) for name, sheet in sheets.items()}
+    alike = [
+        metric
+        for metric in shared_metrics(parts, list(parts[baseline]))
+        if len({frozenset(part[metric]) for part in parts.values()}) == 1
+    ]
+    table = compare(parts, clusters, alike, baseline, seed)
+    for name, cells in table["systems"].items():
+        rest = {m: s for m, s in sheets[name].items() if m in shown and m not in alike}
+        cells |= summarise(rest, clusters, seed)
     table["slices"] = {
         name: compare(
-            {n: slice_of(s, ids) for n, s in sheets.items()}, clusters, metrics[:1], baseline, seed
+            {n: slice_of(part, ids) for n, part in parts.items()},
+            clusters,
+            [primary],
+            baseline,
+            seed,
         )
-        for name, ids in sorted(evaluated.slices.items())
+        for name, ids in evaluated.slices.items()
         if ids & common and not common <= ids
     }
-    table["metrics"] = metrics
+    table["metrics"] = [metric for metric in shown if metric in alike]
+    table["shown"] = shown
     table["unscored"] = len(set.union(*scored) - common)
     return table
 
 
-def _wanted(kind: str, sheet: Mapping[str, Any]) -> list[str]:
+def _wanted(kind: str, there: Iterable[str]) -> list[str]:
     """Return the metrics of a kind, the primary one first, the usual ones before others."""
-    others = [m for m in sheet if ("@" in m or m == "map") == (kind == "retrieval")]
-    return [m for m in dict.fromkeys([*_METRICS[kind], *others]) if m in sheet][:_MOST_METRICS]
+    known = list(there)
+    others = [m for m in known if ("@" in m or m == "map") == (kind == "retrieval")]
+    return [m for m in dict.fromkeys([*_METRICS[kind], *others]) if m in known][:_MOST_METRICS]
 
 
 def leading(table: Mapping[str, Any], ceilings: Iterable[str] = ()) -> str:
@@ -260,5 +277,5 @@ def from_comparisons(runs: Sequence[Reported], kinds: Iterable[str]) -> dict[str
         for kind, table in (run.json("comparison.json") or {}).items():
             if kind in TITLES and kind not in there and kind not in found:
                 metrics = _wanted(kind, table["systems"][table["baseline"]])
-                found[kind] = {**table, "metrics": metrics, "unscored": 0}
+                found[kind] = {**table, "metrics": metrics, "shown": metrics, "unscored": 0}
     return found

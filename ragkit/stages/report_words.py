@@ -17,6 +17,9 @@ _NAMES = {
     "rouge_1": "ROUGE-1",
     "rouge_2": "ROUGE-2",
     "rouge_l": "ROUGE-L",
+    "correct": "judged correct",
+    "faithful": "judged faithful",
+    "preferred": "judged better",
 }
 _DOES = {"retrieval": "find passages", "answers": "answer"}
 _FIRST = 5  # results that a person looks at
@@ -35,6 +38,7 @@ def metric_name(metric: str) -> str:
     """Return a metric as people write it: nDCG@10, F1, ROUGE-L."""
     if metric in _NAMES:
         return _NAMES[metric]
+    metric = metric.replace("_", " ")
     return metric.replace("ndcg", "nDCG").replace("mrr", "MRR").replace("map@", "MAP@")
 
 
@@ -80,8 +84,8 @@ def alone(
     if ranks.get(name) and kind == "retrieval":
         found, asked = _found(ranks[name]), len(ranks[name])
         said = (
-            f"{name} finds a right passage among its first {_FIRST} results for {found} of "
-            f"{asked} questions."
+            f"{name} finds a right passage among its first {_FIRST} results for {found:,} of "
+            f"{asked:,} questions."
         )
     sure = "one document, so no interval" if cell["ci95"] is None else interval(cell)
     evidence = (
@@ -131,8 +135,8 @@ def _claim(
         after, before = _found(ranks[name]), _found(ranks[base])
         if after > before:
             return (
-                f"{name} finds a right passage among its first {_FIRST} results for {after} of "
-                f"{len(ranks[name])} questions; {base} does for {before}."
+                f"{name} finds a right passage among its first {_FIRST} results for {after:,} of "
+                f"{len(ranks[name]):,} questions; {base} does for {before:,}."
             )
     means = [table["systems"][n][metric]["mean"] for n in (name, base)]
     verb = "answers better" if kind == "answers" else "ranks the right passages higher"
@@ -155,13 +159,11 @@ def _evidence(table: Mapping[str, Any], metric: str, name: str) -> str:
         return f"{says}. All questions are about one document: there is no interval."
     says += f" (95% interval {interval(cell, sign=True)}"
     says += ", which includes 0)" if sure == "unclear" else ")"
-    if len(table["differences"]) > 1:
-        says += (
-            f"; p {_compared(cell['p_holm'])} corrected for {len(table['differences'])} comparisons"
-        )
+    if (several := table.get("comparisons", len(table["differences"]))) > 1:
+        says += f"; p {_compared(cell['p_holm'])} corrected for {several} comparisons"
     says += (
-        f". Of {_asked(cell | table['systems'][name][metric])}, {cell['wins']} got better, "
-        f"{cell['ties']} stayed the same, {cell['losses']} got worse."
+        f". Of {_asked(cell | table['systems'][name][metric])}, {cell['wins']:,} got better, "
+        f"{cell['ties']:,} stayed the same, {cell['losses']:,} got worse."
     )
     if not is_shown(cell) and cell.get("detectable"):
         says += (

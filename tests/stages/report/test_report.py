@@ -298,10 +298,51 @@ def test_a_pipeline_stands_for_its_steps_that_were_begun(
 
 def test_a_judged_run_stands_for_the_run_that_it_judged(report: Report, runs: Any) -> None:
     plain, judged = runs.answers("said", [0.1, 0.5]), runs.answers("judged", [0.1, 0.5])
+    baseline = runs.answers("baseline", [0.1, 0.4])
+    records = read_jsonl(judged / "predictions.jsonl")
+    scores = [{**r["scores"], "correct": 1.0, "preferred": 0.5} for r in records]
+    marked = [{**r, "scores": s} for r, s in zip(records, scores, strict=True)]
+    write_jsonl(judged / "predictions.jsonl", marked)
     account = read_json(judged / "run.json")
-    inputs = {"run": {"path": str(plain), "sha256": "0" * 64}}
-    write_json(judged / "run.json", {**account, "command": "judge", "inputs": inputs})
-    assert data(report(plain, judged))[0]["systems"] == ["judged"]
+    config = {**account["config"], "runs": [str(plain), str(baseline)]}
+    write_json(judged / "run.json", {**account, "command": "judge", "config": config})
+    page = report(baseline, plain, judged)
+    assert data(page)[0]["systems"] == ["baseline", "judged"]
+    # the baseline has no verdicts: F1 ranks, and the judge's means are shown where they are
+    assert "F1 of each system" in page.text
+    assert "judged correct F1 exact match judged better baseline — 0.250" in page.text
+
+
+def test_a_judges_verdicts_rank_systems_that_all_have_them(report: Report, runs: Any) -> None:
+    paths = [runs.answers(name, [0.5] * 6) for name in ("base", "tuned")]
+    for path, verdict in zip(paths, (0.0, 1.0), strict=True):
+        records = read_jsonl(path / "predictions.jsonl")
+        marked = [{**r, "scores": {**r["scores"], "correct": verdict}} for r in records]
+        write_jsonl(path / "predictions.jsonl", marked)
+    assert "judged correct of tuned is 1.000, +1.000 from the 0.000 of base" in report(*paths).text
+
+
+def test_a_metric_that_systems_have_for_different_questions_is_shown_and_not_compared(
+    report: Report, runs: Any
+) -> None:
+    paths = [runs.answers(name, [0.5, 0.6, 0.7]) for name in ("base", "tuned")]
+    records = read_jsonl(paths[1] / "predictions.jsonl")
+    del records[0]["scores"]["em"]
+    write_jsonl(paths[1] / "predictions.jsonl", records)
+    page = report(*paths)
+    assert "System F1 exact match base 0.600" in page.text
+    assert "3 questions about 2 documents" in page.text
+
+
+def test_slices_that_differ_between_systems_are_not_shown(report: Report, runs: Any) -> None:
+    paths = [runs.answers(name, [0.1, 0.2, 0.3, 0.5]) for name in ("base", "tuned")]
+    records = read_jsonl(paths[1] / "predictions.jsonl")
+    records[0]["slices"] = ["kind=odd"]
+    write_jsonl(paths[1] / "predictions.jsonl", [*records])
+    assert data(report(paths[0]))[0]["slices"] == ["kind=even", "kind=odd"]
+    both = report(*paths, output=str(runs.folder / "both"))
+    assert data(both)[0]["slices"] == []
+    assert "by kind of question" not in both.text
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(report: Report, runs: Any) -> None:
