@@ -62,9 +62,10 @@ def run(config: Config, run: Run) -> None:
             _kind_without_records(config, runs, kind, table, texts)
             for kind, table in sections.from_comparisons(runs, evaluated).items()
         ]
+    now = datetime.now(UTC)
     page = {
         "title": config.title,
-        "made": datetime.now(UTC).strftime("%-d %B %Y"),
+        "made": f"{now.day} {now:%B %Y}",
         "version": ragkit.__version__,
         "kinds": kinds,
         "gates": accounts.gates(runs),
@@ -100,7 +101,7 @@ def show(path: Path) -> RenderableType:
 def _headlines(page: Mapping[str, Any]) -> list[words.Headline]:
     """Return what is said first: of evaluations and wrong answers, else of what there is."""
     said = [kind["said"] for kind in page["kinds"]]
-    said += [words.of_attribution(a) for a in page["attributions"] if a["wrong"]]
+    said += [words.of_attribution(a) for a in page["attributions"]]
     if not said:
         said = [words.of_training(training) for training in page["learning"]]
         said += [words.of_funnel(funnel) for funnel in page["funnels"]]
@@ -143,11 +144,11 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _baseline(config: Config, runs: list[Reported], names: list[str], where: str) -> str:
+def _baseline(config: Config, runs: list[Reported], names: list[str], kind: str) -> str:
     """Return the system that differences are taken from: named, a comparison's, or the first.
 
     Raises:
-        DataError: none of the names given is a system of any kind.
+        DataError: a name that no run has.
     """
     known = [r.name for r in runs]
     if unknown := [name for name in config.baseline if name not in known]:
@@ -155,8 +156,8 @@ def _baseline(config: Config, runs: list[Reported], names: list[str], where: str
     compared = [
         table["baseline"]
         for r in runs
-        for kind, table in (r.json("comparison.json") or {}).items()
-        if kind == where
+        for of, table in (r.json("comparison.json") or {}).items()
+        if of == kind
     ]
     return next((name for name in [*config.baseline, *compared] if name in names), names[0])
 

@@ -79,24 +79,22 @@ def attributions(runs: Iterable[Reported]) -> list[dict[str, Any]]:
         told = run.json("attribution.json")
         if not told:
             continue
-        path = run.path / "attribution.jsonl"
-        wrong = read_jsonl(path) if path.exists() else []
+        wrong = read_jsonl(run.path / "attribution.jsonl")
         reasons = [
             {
-                "name": reason.replace("_", " "),
+                "name": reason,
                 "count": count,
                 "examples": [r for r in wrong if r["reason"] == reason][:_EXAMPLES],
             }
-            for reason, count in (told.get("reasons") or {}).items()
+            for reason, count in told["reasons"].items()
         ]
-        metric = told.get("metric")
-        cells = {n: c[metric] for n, c in (told.get("cells") or {}).items() if c.get(metric)}
+        metric = told["metric"]
+        cells = {name: of[metric] for name, of in told["cells"].items() if metric in of}
         found.append(
             {
-                "name": run.name,
-                "system": told.get("system"),
+                "system": told["system"],
                 "metric": metric,
-                "threshold": told.get("threshold"),
+                "threshold": told["threshold"],
                 "reasons": reasons,
                 "most": max([r["count"] for r in reasons], default=0),
                 "wrong": sum(r["count"] for r in reasons),
@@ -118,7 +116,8 @@ def speed(runs: Iterable[Reported]) -> list[dict[str, Any]]:
             rows += [{"name": run.name, "part": part, **of} for part, of in told.items() if of]
             continue
         if (run.path / RECORDS["answers"]).exists():
-            taken = [r["latency_ms"] for r in read_jsonl(run.path / RECORDS["answers"])]
+            records = read_jsonl(run.path / RECORDS["answers"])
+            taken = [r["latency_ms"] for r in records if not r.get("failed")]
             middle, high = percentiles(taken)
             rows.append({"name": run.name, "part": "answering", "ms_p50": middle, "ms_p95": high})
     return rows

@@ -148,7 +148,8 @@ def expanded(path: Path) -> list[Path]:
     if not (path / "run.json").exists():
         return [path]
     account = read_json(path / "run.json")
-    command = account.get("command") if isinstance(account, dict) else None
+    whole = isinstance(account, dict) and "config" in account
+    command = account.get("command") if whole else None
     if command == "run":
         steps = [path / s["id"] for s in account["config"]["steps"] if s["run"] != "report"]
         return [step for step in steps if (step / "run.json").exists()]
@@ -167,7 +168,6 @@ def _account(path: Path) -> dict[str, Any]:
     account: dict[str, Any] = read_json(path / "run.json")
     if not isinstance(account, dict) or not {"command", "config", "status"} <= set(account):
         raise DataError(f"{path}: its run.json is not ragkit's")
-    # a comparison whose gates do not hold is finished: the verdict is its result
     if account["status"] != "done":
         error = f": {account['error']}" if account.get("error") else ""
         raise DataError(
@@ -241,7 +241,7 @@ def read_ranking(run: Reported) -> Ranked:
 
 
 class Texts:
-    """The texts of passages, from the corpora that the runs name, as long as these are the same.
+    """The texts of passages, from the corpora of evaluated runs, as long as these are the same.
 
     missing: why there are none, a line each corpus
     """
@@ -252,7 +252,8 @@ class Texts:
         seen = set()
         for run in runs:
             given = next((i for i in run.inputs if i["key"] == "corpus"), None)
-            if given and (given["path"], given["sha256"]) not in seen:
+            evaluated = any((run.path / file).exists() for file in RECORDS.values())
+            if evaluated and given and (given["path"], given["sha256"]) not in seen:
                 seen.add((given["path"], given["sha256"]))
                 self._open(run, given)
 

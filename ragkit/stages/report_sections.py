@@ -13,7 +13,7 @@ from ragkit.evaluation.compare import compare, shared_metrics
 from ragkit.evaluation.report import Scale, scale
 from ragkit.evaluation.summary import slice_of, summarise
 from ragkit.stages.report_runs import Evaluated, Reported, read_ranking
-from ragkit.stages.report_words import Headline, alone, ceiling, compared
+from ragkit.stages.report_words import Headline, alone, ceiling, compared, is_shown
 
 TITLES = {"retrieval": "Finding passages", "answers": "Answering"}
 # The first that all systems have is the one that they are ranked by; others come after these.
@@ -106,12 +106,19 @@ def _wanted(kind: str, there: Iterable[str]) -> list[str]:
 
 
 def leading(table: Mapping[str, Any], ceilings: Iterable[str] = ()) -> str:
-    """Return the system that gains most on the baseline, ceilings apart; alone, the baseline."""
+    """Return the system that gains most on the baseline, ceilings apart; alone, the baseline.
+
+    One whose gain is shown goes before one with a larger gain that may be chance.
+    """
     metric, left_out = table["metrics"][0], set(ceilings)
     others = [name for name in table["differences"] if name not in left_out]
     if not others:
         return str(table["baseline"])
-    return max(map(str, others), key=lambda n: float(table["differences"][n][metric]["mean"]))
+    shown = [name for name in others if is_shown(table["differences"][name][metric])]
+    gain: dict[str, float] = {
+        name: float(table["differences"][name][metric]["mean"]) for name in shown or others
+    }
+    return max(gain, key=gain.__getitem__)
 
 
 def headline(
@@ -230,7 +237,6 @@ def rank_bars(rankings: Rankings, shown: Sequence[str]) -> dict[str, Any] | None
         "bins": list(counts[names[0]]),
         "counts": counts,
         "most": max(max(of.values()) for of in counts.values()),
-        "asked": len(rankings.ranks[names[0]]),
         "deepest": deepest,
     }
 
@@ -261,7 +267,7 @@ def f1_bars(evaluated: Evaluated, shown: Sequence[str]) -> dict[str, Any] | None
     }
     if not counts:
         return None
-    return {"counts": counts, "most": max(map(max, counts.values())), "axis": axis}
+    return {"counts": counts, "most": max(map(max, counts.values()))}
 
 
 def axis_of(cells: Iterable[Mapping[str, Any]], *more: float) -> Scale:

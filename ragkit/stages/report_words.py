@@ -193,11 +193,12 @@ def _asked(cell: Mapping[str, Any]) -> str:
 
 def of_attribution(found: Mapping[str, Any]) -> Headline:
     """Return the commonest reason of wrong answers."""
+    if not found["reasons"]:
+        return Headline(f"No answer of {found['system']} is wrong.", "")
     first = max(found["reasons"], key=lambda reason: int(reason["count"]))
-    whose = f" of {found['system']}" if found["system"] else ""
     said = (
-        f"{first['count']} of {found['wrong']} wrong answers{whose} have one reason: "
-        f"{first['name']}."
+        f"{first['count']:,} of {found['wrong']:,} wrong answers of {found['system']} have one "
+        f"reason: {first['name']}."
     )
     return Headline(said, "")
 

@@ -62,6 +62,36 @@ def test_what_the_interval_does_not_show_is_not_claimed(report: Report, runs: An
     assert "four times in five" in page.text
 
 
+def test_a_gain_that_is_shown_goes_before_a_larger_one_that_is_not(
+    report: Report, runs: Any
+) -> None:
+    documents = range(20)  # of two questions each
+    wild = [0.9 if i % 2 else 0.25 for i in documents for _ in range(2)]
+    page = report(
+        runs.answers("base", [0.5] * 40),
+        runs.answers("wild", wild),
+        runs.answers("steady", [0.55] * 40),
+    )
+    assert sum(wild) / 40 > 0.55
+    assert "steady answers better than base: F1 0.550 against 0.500." in page.text
+
+
+def test_a_gain_that_the_correction_takes_away_is_not_claimed(report: Report, runs: Any) -> None:
+    # of 6 documents 6 gain the same: p is 2 / 2^6, and four times that for four systems
+    others = [runs.answers(f"other-{i}", [0.5] * 12) for i in range(3)]
+    tuned = runs.answers("tuned", [0.6] * 12)
+    page = report(runs.answers("base", [0.5] * 12), tuned, *others)
+    assert "tuned may answer better than base, but this test does not settle it." in page.text
+
+
+def test_no_wrong_answer_is_said_too(report: Report, runs: Any) -> None:
+    path = runs.account("why", "attribute")
+    told = {"metric": "f1", "threshold": 0.5, "system": "a | b", "reasons": {}, "cells": {}}
+    write_json(path / "attribution.json", told)
+    write_jsonl(path / "attribution.jsonl", [])
+    assert "No answer of a | b is wrong." in report(path).text
+
+
 def test_one_system_is_reported_without_a_comparison(report: Report, pair: list[Path]) -> None:
     page = report(pair[1])
     assert "tuned finds a right passage among its first 5 results for 11 of 12" in page.text
