@@ -32,7 +32,9 @@ class Config(StageConfig):
     """Configuration of `report`."""
 
     runs: list[InputPath] = Field(
-        min_length=1, description="run directories; that of a pipeline stands for its steps"
+        min_length=1,
+        description="run directories; a pipeline's stands for its steps, a comparison's for what "
+        "it compared as well",
     )
     baseline: Annotated[list[str], BeforeValidator(_as_list)] = Field(
         [],
