@@ -55,14 +55,13 @@ def read_rankings(evaluated: Evaluated) -> Rankings:
 
 
 def comparison(evaluated: Evaluated, baseline: str, seed: int) -> dict[str, Any]:
-    """Compare the systems of a kind on the questions for which all have the primary metric.
+    """Compare the systems of a kind in all metrics that they share, as the command does.
 
-    All metrics that they share on these questions are compared, as `compare` does: p-values are
-    corrected for as many. Others are given as means where there are any.
+    Metrics that only some have are given as means.
 
     Returns: what `evaluation.compare` returns, with "metrics" (the compared that are shown, the
         primary one first), "shown" (these and others), "slices" of the primary metric, and
-        "unscored": questions left out because a system has no score
+        "unscored": questions left out of it because a system has no score
     """
     sheets, clusters = evaluated.sheets, evaluated.documents
     shown = _wanted(evaluated.kind, dict.fromkeys(m for sheet in sheets.values() for m in sheet))
@@ -71,19 +70,14 @@ def comparison(evaluated: Evaluated, baseline: str, seed: int) -> dict[str, Any]
     common = set.intersection(*scored)
     if not common:
         return {"metrics": []}
-    parts = {name: slice_of(sheet, common) for name, sheet in sheets.items()}
-    alike = [
-        metric
-        for metric in shared_metrics(parts, list(parts[baseline]))
-        if len({frozenset(part[metric]) for part in parts.values()}) == 1
-    ]
-    table = compare(parts, clusters, alike, baseline, seed)
+    shared = shared_metrics(sheets, list(sheets[baseline]))
+    table = compare(sheets, clusters, shared, baseline, seed)
     for name, cells in table["systems"].items():
-        rest = {m: s for m, s in sheets[name].items() if m in shown and m not in alike}
+        rest = {m: s for m, s in sheets[name].items() if m in shown and m not in shared}
         cells |= summarise(rest, clusters, seed)
     table["slices"] = {
         name: compare(
-            {n: slice_of(part, ids) for n, part in parts.items()},
+            {n: slice_of(sheet, ids) for n, sheet in sheets.items()},
             clusters,
             [primary],
             baseline,
@@ -92,7 +86,7 @@ def comparison(evaluated: Evaluated, baseline: str, seed: int) -> dict[str, Any]
         for name, ids in evaluated.slices.items()
         if ids & common and not common <= ids
     }
-    table["metrics"] = [metric for metric in shown if metric in alike]
+    table["metrics"] = [metric for metric in shown if metric in shared]
     table["shown"] = shown
     table["unscored"] = len(set.union(*scored) - common)
     return table

@@ -285,14 +285,14 @@ def test_a_comparison_brings_its_baseline_labels_gates_and_runs(
         runs=[str(pair[1]), str(pair[0])],
         labels=["after", "before"],
         baseline="before",
-        gates=["recall@5 >= 0", "recall@1 <= 0.1"],
+        gates=["recall@5 >= 0", "recall@1 >= 0.9"],
         output=str(runs.folder / "compared"),
     )
     page = report(compared)
     assert "after finds a right passage" in page.text
     assert "Difference from before, question by question" in page.text
     assert "Holds after: recall@5 >= 0 (" in page.text
-    assert "Does not hold after: recall@1 <= 0.1 (" in page.text
+    assert "Does not hold after: recall@1 >= 0.9 (" in page.text
     assert "−" in page.text and page.sections == ["retrieval", "questions", "provenance"]
     assert "Difference from after" in report(
         compared, baseline="after", output=str(runs.folder / "r2")
