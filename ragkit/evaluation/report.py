@@ -113,12 +113,6 @@ def histogram(values: Sequence[float], axis: Scale, bins: int) -> list[int]:
     return [int(count) for count in counts]
 
 
-def percentiles(values: Sequence[float]) -> tuple[float, float]:
-    """Return the median and the 95th percentile."""
-    middle, high = np.percentile(np.asarray(values, np.float64), [50, 95]).tolist()
-    return middle, high
-
-
 def verdict(cell: Mapping[str, Any]) -> str:
     """Return better, worse, unclear (the interval has 0 in it) or unknown (there is none)."""
     if cell["ci95"] is None:

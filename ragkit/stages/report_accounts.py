@@ -5,12 +5,12 @@ A section is a list or dictionary for the template, empty where no run has data 
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ragkit.data.files import read_jsonl
-from ragkit.evaluation.report import learning_curves, percentiles, scale
-from ragkit.stages.report_runs import RECORDS, Reported
+from ragkit.evaluation.report import learning_curves, scale
+from ragkit.stages.report_runs import Reported, judged_run
 from ragkit.stages.report_sections import axis_of
 
 _LOGIN = re.compile(r"//[^/@\s]+@")
@@ -105,27 +105,25 @@ def attributions(runs: Iterable[Reported]) -> list[dict[str, Any]]:
     return found
 
 
-def speed(runs: Iterable[Reported]) -> list[dict[str, Any]]:
+def speed(runs: Sequence[Reported]) -> list[dict[str, Any]]:
     """Return how long a question takes in each part of each system: median, 95th percentile."""
-    rows = []
-    for run in runs:
-        if run.command == "judge":  # its figures are those of the run that it judged
-            continue
-        metrics = run.json("metrics.json") or {}
-        if told := metrics.get("speed"):
-            rows += [{"name": run.name, "part": part, **of} for part, of in told.items() if of]
-            continue
-        if (run.path / RECORDS["answers"]).exists():
-            records = read_jsonl(run.path / RECORDS["answers"])
-            taken = [r["latency_ms"] for r in records if not r.get("failed")]
-            middle, high = percentiles(taken)
-            rows.append({"name": run.name, "part": "answering", "ms_p50": middle, "ms_p95": high})
-    return rows
+    return [
+        {"name": run.name, "part": part, **of}
+        for run in _systems(runs)
+        for part, of in ((run.json("metrics.json") or {}).get("speed") or {}).items()
+        if of["ms_p50"] is not None
+    ]
 
 
-def costs(runs: Iterable[Reported]) -> list[dict[str, Any]]:
+def _systems(runs: Sequence[Reported]) -> Iterator[Reported]:
+    """Return the runs without those of judges whose judged run is there as well."""
+    there = {run.path for run in runs}
+    return (run for run in runs if judged_run(run) not in there)
+
+
+def costs(runs: Sequence[Reported]) -> list[dict[str, Any]]:
     """Return what was bought from models: answers, tokens and, where prices are known, dollars."""
-    rows = []
+    rows, systems = [], list(_systems(runs))
     for run in runs:
         for role, bought in (run.json("costs.json") or {}).items():
             rows.append(
@@ -134,7 +132,7 @@ def costs(runs: Iterable[Reported]) -> list[dict[str, Any]]:
                  **{key: bought[key] for key in _BOUGHT}}
             )  # fmt: skip
         told = (run.json("metrics.json") or {}).get("cost")
-        if told and run.command != "judge":
+        if told and run in systems:
             rows.append({"name": run.name, "what": "answers", **told})
     return rows
 

@@ -85,7 +85,7 @@ def _side(record: Mapping[str, Any], right: Sequence[str], texts: Texts) -> dict
     read = record.get("answer_passage_ids") or found[:_TOP]
     return {
         "answer": record.get("answer"),
-        "failed": record.get("failed"),
+        "failed": record.get("failed", False),
         "place": place,
         "looked": len(found),
         "passages": [_passage(p, right, texts) for p in read[:_TOP]],
@@ -140,7 +140,10 @@ def table_of(
         }
         if evaluated.kind == "answers":
             row["ref"] = [_shortened(text, _TEXT_CHARS) for text in made[0]["references"]]
-            row["a"] = [_shortened(of.get("failed") or of["answer"], _TEXT_CHARS) for of in made]
+            row["a"] = [
+                _shortened("(no answer)" if of.get("failed") else of["answer"], _TEXT_CHARS)
+                for of in made
+            ]
         rows.append(row)
     return {
         "kind": evaluated.kind,

@@ -215,10 +215,10 @@ def evaluations(runs: Iterable[Reported]) -> dict[str, Evaluated]:
 
 def _is_judged_again(run: Reported, runs: Iterable[Reported]) -> bool:
     """Return True where another run is this one with the scores of a judge added."""
-    return any(_judged(other) == run.path for other in runs)
+    return any(judged_run(other) == run.path for other in runs)
 
 
-def _judged(run: Reported) -> Path | None:
+def judged_run(run: Reported) -> Path | None:
     """Return the run directory that a judge was given; None where this is no judge's."""
     return _found(run.account["config"]["runs"][0], run.path) if run.command == "judge" else None
 
@@ -229,7 +229,7 @@ def read_ranking(run: Reported) -> Ranked:
     Ids may have spaces in them.
     """
     ranked: Ranked = {}
-    path = (_judged(run) or run.path) / "run.trec"
+    path = (judged_run(run) or run.path) / "run.trec"
     if run.is_ceiling or not path.exists():
         return ranked
     with path.open(encoding="utf-8") as f:

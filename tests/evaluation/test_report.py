@@ -80,10 +80,6 @@ def test_a_histogram_counts_values_in_equal_parts() -> None:
     assert report.histogram([0.0, 0.24, 0.25, 0.5, 1.0], axis, 4) == [2, 1, 1, 1]
 
 
-def test_percentiles_are_the_median_and_the_95th() -> None:
-    assert report.percentiles(list(range(101))) == (50, 95)
-
-
 @pytest.mark.parametrize(
     ("interval", "said"),
     [([0.1, 0.2], "better"), ([-0.2, -0.1], "worse"), ([-0.1, 0.1], "unclear"),

@@ -85,19 +85,19 @@ class Runs:
                 {
                     **_asked(i),
                     "answer": "" if score < 0 else f"It is {score}. {NASTY}",
-                    "failed": "the server said 500" if score < 0 else None,
+                    "failed": score < 0,
                     "abstained": False,
                     "answerable": True,
                     "references": [f"reference {i}"],
                     "passages": [{"id": f"p{i}", "score": 1.0}],
                     "answer_passage_ids": [f"p{i}"],
                     "scores": {} if score < 0 else {"f1": score, "em": float(score == 1)},
-                    "latency_ms": 10.0 * (i + 1),
                 }
                 for i, score in enumerate(f1)
             ),
         )
-        write_json(path / "metrics.json", {"metrics": {}})
+        alone = {"ms_p50": 20.0, "ms_p95": 30.0, "questions_per_s": 50.0, "tokens_per_s": None}
+        write_json(path / "metrics.json", {"metrics": {}, "speed": {"answering": alone}})
         return path
 
 

@@ -183,6 +183,18 @@ def test_speed_cost_and_leaks_are_taken_from_the_metrics(report: Report, runs: A
     assert "said 7 1 0.625 0.500 to 0.750" in text
 
 
+def test_a_judged_run_tells_the_speed_of_its_evaluation_where_that_is_not_there(
+    report: Report, runs: Any
+) -> None:
+    evaluated = runs.answers("system", [0.1, 0.9])
+    judged = runs.answers("judged", [0.1, 0.9], runs=[str(evaluated)])
+    account = read_json(judged / "run.json")
+    write_json(judged / "run.json", {**account, "command": "judge"})
+    assert "judged answering 20 30 50" in report(judged).text
+    both = report(evaluated, judged, output=str(runs.folder / "both")).text
+    assert "system answering 20 30 50" in both and "judged answering" not in both
+
+
 def test_a_system_given_the_right_passages_is_a_ceiling_and_not_the_best(
     report: Report, runs: Any
 ) -> None:
@@ -202,7 +214,7 @@ def test_questions_that_a_system_failed_to_answer_are_left_out_and_counted(
     page = report(runs.answers("a", [0.1, 0.2, -1, 0.4]), runs.answers("b", [0.1, 0.3, 0.4, 0.5]))
     assert "1 question without a score from every system left out" in page.text
     assert "3 questions about 2 documents" in page.text
-    assert "the server said 500" in data(page)[0]["rows"][-1]["a"][0]
+    assert "(no answer)" in data(page)[0]["rows"][-1]["a"][0]
 
 
 def test_everything_is_escaped_also_in_the_data(report: Report, pair: list[Path]) -> None:
