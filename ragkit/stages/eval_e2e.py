@@ -98,20 +98,20 @@ def show(path: Path) -> RenderableType:
     """Show the metrics of answers, grounding and retrieval, speed and cost."""
     result = read_json(path / "metrics.json")
     counts, metrics = result["questions"], result["metrics"]
-    title = f"{counts['all']} questions, {counts['unanswerable']} of them unanswerable"
-    title += f", {counts['failed']} without an answer" if counts["failed"] else ""
-    groups: dict[str, Sequence[str]] = {
-        title: ANSWER_METRICS,
-        "what the answers have from the passages": GROUNDING_METRICS,
-        "retrieval": [m for m in metrics if m not in (*ANSWER_METRICS, *GROUNDING_METRICS)],
-    }
-    parts: list[RenderableType] = []
-    for name, wanted in groups.items():
+    said = f"questions: {counts['all']}, unanswerable: {counts['unanswerable']}"
+    said += f", without an answer: {counts['failed']}" if counts["failed"] else ""
+    parts: list[RenderableType] = [f"{said}\n"]
+    retrieval = [m for m in metrics if m not in (*ANSWER_METRICS, *GROUNDING_METRICS)]
+    for title, wanted, rows in (
+        ("answers", ANSWER_METRICS, rows_of(result)),
+        ("what the answers have from the passages", GROUNDING_METRICS, {"all": metrics}),
+        ("retrieval", retrieval, {"all": metrics}),
+    ):
         if known := [m for m in wanted if m in metrics]:
-            rows = rows_of(result) if name == title else {"all": metrics}
-            parts.append(Table(name, known, rows).printed())
-    whole = ", ".join(f"{k} {v:.3f}" for k, v in result["whole_set"].items() if v is not None)
-    parts += [f"whole set: {whole}", leakage_line(result), *speed_lines(result["speed"])]
+            parts.append(Table(title, known, rows).printed())
+    whole = [f"{k} {v:.3f}" for k, v in result["whole_set"].items() if v is not None]
+    parts += [f"whole set: {', '.join(whole)}"] if whole else []
+    parts += [leakage_line(result), *speed_lines(result["speed"])]
     if cost := result["cost"]:
         dollars = "" if cost["dollars"] is None else f", {cost['dollars']:.4f} $"
         tokens = f"{cost['prompt_tokens']:,} + {cost['completion_tokens']:,} tokens"
