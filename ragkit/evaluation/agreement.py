@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragkit.errors import DataError
-from ragkit.evaluation.summary import summarise
+from ragkit.evaluation.clustered import UNBOUNDED, Range, t_quantile
+from ragkit.evaluation.summary import RANGE, summarise
 
 Floats = NDArray[np.float64]
 
@@ -87,7 +88,7 @@ def kappa(
     if count < 2 or np.isnan(without).any():
         return Estimate(whole)
     variance = (count - 1) / count * float(((without - without.mean()) ** 2).sum())
-    margin = _t_quantile((1 + level) / 2, count - 1) * math.sqrt(variance)
+    margin = t_quantile((1 + level) / 2, count - 1) * math.sqrt(variance)
     return Estimate(whole, max(whole - margin, -1.0), min(whole + margin, 1.0))
 
 
@@ -106,7 +107,7 @@ def prediction_powered(
     PPI++ (Angelopoulos, Duchi and Zrnic, 2023): lambda * mean(rest) + mean(human - lambda * judged)
     whatever the judge's errors, if the labelled questions are a random draw. Its variance is that
     of the sums of both parts over clusters, so that a document may have questions in both; lambda
-    minimises it, within [0, 1]. lambda = 0 is the mean of the labels with its clustered t interval.
+    minimises it, within [0, 1]. lambda = 0 is the mean of the labels with a clustered t interval.
 
     Args:
         human: people's labels.
@@ -148,7 +149,7 @@ def prediction_powered(
     scale = known / (known - 1)
     residuals = (of_labels + power * of_judge) / (1 - leverage)
     error = math.sqrt(scale * float((residuals**2).sum()))
-    margin = _t_quantile((1 + level) / 2, known - 1) * error
+    margin = t_quantile((1 + level) / 2, known - 1) * error
     z = shift / math.sqrt(scale * spread) if usable else None
     return Powered(Estimate(mean, mean - margin, mean + margin), power, z)
 
@@ -181,14 +182,17 @@ def against_people(
         [documents[q] for q in known],
         [documents[q] for q in rest],
     )
+    alone = summarise({"mean": {q: labels[q] for q in known}}, documents, seed)["mean"]
+    if len({labels[q] for q in known}) == 1:  # they say nothing of how far the judge is off
+        powered = Powered(Estimate(alone["mean"], *(alone["ci95"] or ())), 0.0, powered.drawn_z)
     ppi = {
         "mean": powered.mean.value,
-        "ci95": _bounds(powered.mean),
+        "ci95": _bounds(powered.mean, RANGE),
         "n": len(known),
         "unlabelled": len(rest),
         "lambda": powered.power,
         "drawn_z": powered.drawn_z,
-        "labels_alone": summarise({"mean": {q: labels[q] for q in known}}, documents, seed)["mean"],
+        "labels_alone": alone,
     }
     compared = [q for q in known if q not in settled]
     return {
@@ -217,8 +221,10 @@ def _agreement(
     }
 
 
-def _bounds(estimate: Estimate) -> list[float] | None:
-    return None if estimate.low is None or estimate.high is None else [estimate.low, estimate.high]
+def _bounds(estimate: Estimate, within: Range = UNBOUNDED) -> list[float] | None:
+    if estimate.low is None or estimate.high is None:
+        return None
+    return [max(estimate.low, within[0]), min(estimate.high, within[1])]
 
 
 def noise(scores: Sequence[Sequence[float]], questions: int) -> dict[str, float]:
@@ -269,10 +275,3 @@ def _require_equal(a: Sequence[float], b: Sequence[float], clusters: Sequence[st
     if len(a) != len(b) or (clusters is not None and len(clusters) != len(a)):
         clustered = "" if clusters is None else f" and {len(clusters)} clusters"
         raise DataError(f"{len(a)} and {len(b)} values{clustered}; one a question is needed")
-
-
-def _t_quantile(probability: float, degrees: int) -> float:
-    # scipy.stats has the same function and takes a second to import
-    from scipy import special  # type: ignore[import-untyped]
-
-    return float(special.stdtrit(degrees, probability))

@@ -78,8 +78,8 @@ def losses(
 
 
 def shared_metrics(systems: Mapping[str, Sheet], wanted: Sequence[str]) -> list[str]:
-    """Return the wanted metrics that every system has scores of."""
-    return [m for m in wanted if all(sheet.get(m) for sheet in systems.values())]
+    """Return the wanted metrics of which some question has a score by every system."""
+    return [m for m in wanted if _common(systems, m)]
 
 
 def _differences(
@@ -121,9 +121,12 @@ def _cell(result: Paired, detectable: float | None) -> dict[str, Any]:
 
 
 def _shared(systems: Mapping[str, Sheet], metric: str) -> list[str]:
+    if found := _common(systems, metric):
+        return found
+    raise DataError(f"{metric}: no question that {', '.join(systems)} all have a score of")
+
+
+def _common(systems: Mapping[str, Sheet], metric: str) -> list[str]:
     """Return the questions that all systems have a score of, in the order of the first."""
     first, *others = (sheet.get(metric, {}) for sheet in systems.values())
-    found = [q for q in first if all(q in other for other in others)]
-    if not found:
-        raise DataError(f"{metric}: no question that {', '.join(systems)} all have a score of")
-    return found
+    return [q for q in first if all(q in other for other in others)]

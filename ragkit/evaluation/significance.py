@@ -17,11 +17,12 @@ Paired differences are 82 to 90, 92 to 93, 93 to 95 and 95% by the percentiles, 
 95, 94 to 96 and 95% by t.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ragkit.errors import DataError
 from ragkit.evaluation.clustered import (
@@ -78,7 +79,8 @@ def interval(
     """Estimate the mean of `values` and its confidence interval.
 
     A percentile bootstrap over clusters; under 1,000 clusters a cluster-t interval, of the mean's
-    logit where `within` has two ends; for a single cluster no interval: `low` and `high` are None.
+    logit where `within` has two ends. For a single cluster there is no interval (`low` and `high`
+    are None), nor for up to five clusters that all have the same mean.
     Where every value is at one end of the range, the interval still has a width, by the number of
     clusters.
 
@@ -126,7 +128,9 @@ def intervals(
         bounds = t_bounds(grouped, level, within)
     else:
         bounds = percentile_bounds(resampled_means(grouped, samples, seed), level)
-    return _intervals(grouped, opened_at_ends(bounds, grouped, level, within), within)
+    bounds = opened_at_ends(bounds, grouped, level, within)
+    bounds[:, _too_few(grouped, level) & (bounds[0] == bounds[1])] = math.nan
+    return _intervals(grouped, bounds, within)
 
 
 def paired(
@@ -205,6 +209,7 @@ def pairs(
         means = resampled_means(grouped, samples, seed)
         bounds = percentile_bounds(means, level)
         p_values = [_bootstrap_p_value(row) for row in means]
+    bounds[:, _too_few(grouped, level) & (gains != 0).any(axis=1)] = math.nan
     span = within[1] - within[0]
     differences = _intervals(grouped, bounds, (-span, span))
     return [
@@ -262,15 +267,26 @@ def smallest_detectable(
     return (t_quantile((1 + level) / 2, degrees) + t_quantile(power, degrees)) * error
 
 
+def _too_few(grouped: Clustered, level: float) -> NDArray[np.bool_]:
+    """Return which means are the same in all clusters, and these too few to show anything by it.
+
+    G fair coins all fall on one side with probability 2^(1 - G).
+    """
+    clusters = len(grouped.counts)
+    if clusters < 2 or 2.0 ** (1 - clusters) <= 1 - level:
+        return np.zeros(len(grouped.sums), bool)
+    return np.asarray(grouped.errors == 0)
+
+
 def _intervals(grouped: Clustered, bounds: Floats, within: Range) -> list[Interval]:
     """Put means and bounds (2, M) together, cut to the range; each interval holds its mean."""
     means, n, clusters = grouped.means, int(grouped.counts.sum()), len(grouped.counts)
-    if clusters < 2:
-        return [Interval(mean, None, None, n, clusters) for mean in means.tolist()]
     lows = np.minimum(means, np.maximum(bounds[0], within[0])).tolist()
     highs = np.maximum(means, np.minimum(bounds[1], within[1])).tolist()
     return [
-        Interval(mean, low, high, n, clusters)
+        Interval(mean, None, None, n, clusters)
+        if math.isnan(low)
+        else Interval(mean, low, high, n, clusters)
         for mean, low, high in zip(means.tolist(), lows, highs, strict=True)
     ]
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from ragkit.data.schema import Example
+from ragkit.errors import DataError
 from ragkit.evaluation.leakage import Leakage
 
 _FEWEST = 20  # questions of a type that make a slice of their own
@@ -48,9 +49,16 @@ def slices_of(
 
 
 def by_metadata(examples: Sequence[Example], keys: Sequence[str]) -> Slices:
-    """Return the question ids of each value of each metadata key, as "key=value"."""
+    """Return the question ids of each value of each metadata key, as "key=value".
+
+    Raises:
+        DataError: no example has the key.
+    """
     found: Slices = {}
     for key in keys:
+        if not any(key in e.meta for e in examples):
+            there = ", ".join(sorted({k for e in examples for k in e.meta})) or "none"
+            raise DataError(f"slices: no example has {key!r} in its meta; the keys are: {there}")
         found |= _grouped(examples, [f"{key}={e.meta.get(key, '(none)')}" for e in examples])
     return dict(sorted(found.items()))
 

@@ -31,6 +31,7 @@ class Answer:
     abstained: it declined to answer
     passage_ids: the passages that it took its words from or names, where it knows
     latency_ms: of this answer; of its share of a batch
+    failed: it is none, though it may have been paid for; not to say that there is none
     """
 
     text: str
@@ -38,6 +39,7 @@ class Answer:
     latency_ms: float
     passage_ids: tuple[str, ...] = ()
     usage: Mapping[str, int] | None = None
+    failed: bool = False
 
 
 class Answers(Protocol):
@@ -132,9 +134,11 @@ class OpenAIAnswers:
         """Ask for each question, `concurrency` at a time."""
         cite = self.config.cite
         for i, reply in self.client.ask_all(_chats(examples, passages, cite)):
-            if not reply.text:  # it failed to answer, which is not to say that there is no answer
-                continue
-            yield i, _generated(reply.text, passages[i], cite, reply.seconds * 1000, reply.usage)
+            latency_ms = reply.seconds * 1000
+            if reply.text:
+                yield i, _generated(reply.text, passages[i], cite, latency_ms, reply.usage)
+            else:
+                yield i, Answer("", False, latency_ms, usage=reply.usage, failed=True)
 
 
 def build_answerer(config: Answerer) -> Answers:

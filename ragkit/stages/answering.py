@@ -23,10 +23,12 @@ Given = Mapping[str, Sequence[Passage]]  # the passages that the answerer gets, 
 class Answered:
     """The answers of a run; a question without one failed.
 
+    lost: replies without an answer, which may have been paid for
     speed: latency of single questions, throughput of this process
     """
 
     answers: Mapping[str, Answer]
+    lost: Sequence[Answer]
     speed: Mapping[str, float | None]
 
 
@@ -46,7 +48,7 @@ def answer_all(
     Raises:
         EndpointError: more questions got no answer; the others are saved.
     """
-    answers = _load(saved)
+    answers, lost = _load(saved)
     missing = [e for e in examples if e.id not in answers]
     remote = isinstance(config, OpenAIAnswerer)
     answerer = build_answerer(config) if missing or not remote else None
@@ -55,7 +57,10 @@ def answer_all(
         with saved.open("a", encoding="utf-8") as f:
             replies = answerer.answer(missing, [given[e.id] for e in missing])
             for i, answer in progress(replies, "answering", len(missing), "questions"):
-                answers[missing[i].id] = answer
+                if answer.failed:
+                    lost.append(answer)
+                else:
+                    answers[missing[i].id] = answer
                 f.write(json.dumps({"id": missing[i].id, **asdict(answer)}) + "\n")
                 f.flush()
     seconds = time.perf_counter() - start
@@ -67,17 +72,15 @@ def answer_all(
         alone = [answer.latency_ms for answer in answers.values()]
     tokens = sum(tokens_of(answer.usage or {})[1] for answer in bought)
     rate = round(tokens / seconds, 3) if tokens else None
-    return Answered(answers, {**speed(alone, len(bought), seconds), "tokens_per_s": rate})
+    return Answered(answers, lost, {**speed(alone, len(bought), seconds), "tokens_per_s": rate})
 
 
-def cost_of(
-    config: Answerer, answers: Mapping[str, Answer], prices: Path | None
-) -> dict[str, Any] | None:
+def cost_of(config: Answerer, answered: Answered, prices: Path | None) -> dict[str, Any] | None:
     """Return what answers cost, for metrics.json; None where no server was asked."""
     if not isinstance(config, OpenAIAnswerer):
         return None
     totals = Totals()
-    for answer in answers.values():
+    for answer in (*answered.answers.values(), *answered.lost):
         totals.add(answer.usage or {}, answer.latency_ms / 1000)
     price = read_price(prices, config.model)
     dollars = price and price.of(totals.prompt_tokens, totals.completion_tokens)
@@ -105,17 +108,25 @@ def _check_failed(failed: Sequence[str], count: int, most: float) -> None:
     logger.warning("%s; they are in no score of answers, and counted", said)
 
 
-def _load(path: Path) -> dict[str, Answer]:
-    """Read the answers that an interrupted run saved; a line cut short is asked again."""
+def _load(path: Path) -> tuple[dict[str, Answer], list[Answer]]:
+    """Read what an interrupted run saved: answers, and replies without one.
+
+    A line cut short is asked again.
+    """
     if not path.exists():
-        return {}
-    found = {}
+        return {}, []
+    found: dict[str, Answer] = {}
+    lost = []
     for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
         question = record.pop("id")
-        found[question] = Answer(**{**record, "passage_ids": tuple(record["passage_ids"])})
-    write_jsonl(path, ({"id": i, **asdict(a)} for i, a in found.items()))
-    return found
+        answer = Answer(**{**record, "passage_ids": tuple(record["passage_ids"])})
+        if answer.failed:
+            lost.append((question, answer))
+        else:
+            found[question] = answer
+    write_jsonl(path, ({"id": i, **asdict(a)} for i, a in (*found.items(), *lost)))
+    return found, [answer for _, answer in lost]

@@ -69,27 +69,28 @@ def run(config: Config, run: Run) -> None:
     """Retrieve, answer, score; write predictions.jsonl, run.trec and metrics.json."""
     examples, corpus = read_sources(config, run)
     leakage = check_leaks(config, examples, corpus)
+    parts = slices_of(examples, config.slices, leakage)  # a wrong key is told before the work
     documents = documents_of(examples, corpus)
     ranked, settings, found_at = _retrieve(config, examples, corpus, run)
-    given = {e.id: [corpus[p] for p in list(ranked[e.id])[: config.n_passages]] for e in examples}
+    most = None if config.passages == "gold" else config.n_passages
+    given = {e.id: [corpus[p] for p in list(ranked[e.id])[:most]] for e in examples}
     with run.timed("answering"):
         answered = answer_all(
             config.answerer, examples, given, run / "answers.jsonl", config.max_failed, config.timed
         )
     answers = answered.answers
     if config.protocol == "chatrag-bench":
-        answers = {q: _by_chatrag(answer) for q, answer in answers.items()}
+        answers = _with_refusals(examples, answers)
     sheet = {} if config.passages == "gold" else _score_retrieval(config, examples, ranked)
     sheet |= score_answers(examples, answers, config.protocol == "chatrag-bench")
     sheet |= score_grounding(examples, answers, given, config.passages == "gold")
-    parts = slices_of(examples, config.slices, leakage)
     _write_predictions(run, examples, ranked, answers, sheet, documents, names_of(parts))
     write_trec_run(run / "run.trec", ranked)
     result = report(sheet, examples, parts, documents, leakage, config.seed)
     result["questions"]["failed"] = len(examples) - len(answers)
     result |= {"whole_set": whole_set(examples, answers), "settings": settings}
     result["speed"] = {**found_at, "answering": answered.speed}
-    result["cost"] = cost_of(config.answerer, answers, config.prices)
+    result["cost"] = cost_of(config.answerer, answered, config.prices)
     result["timings"] = run.timings
     write_json(run / "metrics.json", result)
 
@@ -135,8 +136,13 @@ def _retrieve(
     return ranked, chosen_on_dev(searcher), {"retrieval": speed(alone, len(examples), seconds)}
 
 
-def _by_chatrag(answer: Answer) -> Answer:
-    return replace(answer, abstained=answer.abstained or chatrag.refuses(answer.text))
+def _with_refusals(examples: Sequence[Example], answers: Mapping[str, Answer]) -> dict[str, Answer]:
+    """Return the answers, those to unanswerable questions abstained where they say so anyhow."""
+    refusing = {
+        e.id for e in examples
+        if not e.answerable and e.id in answers and chatrag.refuses(answers[e.id].text)
+    }  # fmt: skip
+    return {q: replace(a, abstained=a.abstained or q in refusing) for q, a in answers.items()}
 
 
 def _score_retrieval(config: Config, examples: Sequence[Example], ranked: Rankings) -> Sheet:

@@ -59,6 +59,7 @@ def run(config: Config, run: Run) -> None:
         raise DataError(f"{config.examples}: no example has positive_ids; nothing can be measured")
     evaluate(qrels, {}, config.metrics)  # a wrong metric name is told before the work
     leakage = check_leaks(config, examples, corpus)
+    parts = slices_of(examples, config.slices, leakage)  # a wrong key, too
     documents = documents_of(examples, corpus)
     searcher = build_searcher(config.retriever, corpus, weight_chooser(config, corpus, run))
     search, depth = searching(config, searcher, corpus), max(config.top_k, deepest(config.metrics))
@@ -68,7 +69,6 @@ def run(config: Config, run: Run) -> None:
     seconds = time.perf_counter() - start
     alone = latencies(lambda e: search([e], depth), examples, config.timed)
     sheet = evaluate(qrels, ranked, config.metrics)
-    parts = slices_of(examples, config.slices, leakage)
     names = names_of(parts)
     write_trec_run(run / "run.trec", ranked)
     write_trec_qrels(run / "qrels.trec", qrels)

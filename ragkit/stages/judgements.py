@@ -13,6 +13,7 @@ from ragkit.evaluation.judging import Judgement
 from ragkit.evaluation.summary import slice_of, summarise
 from ragkit.qa.judges import Docket, Verdicts
 from ragkit.stages.evaluated import Evaluated
+from ragkit.stages.results import sizes
 from ragkit.stages.tables import Table
 
 _MEANS = {
@@ -107,7 +108,11 @@ def metrics(
     for question, record in judged.records.items():
         for name in record["slices"]:
             slices.setdefault(name, []).append(question)
-    cells = {n: summarise(slice_of(sheet, ids), documents, seed) for n, ids in slices.items()}
+    cells = {
+        name: summarise(cut, documents, seed)
+        for name, ids in slices.items()
+        if sizes(cut := slice_of(sheet, ids)) not in ({}, sizes(sheet))
+    }
     before = judged.metrics
     return {
         **before,

@@ -27,7 +27,7 @@ def latencies(ask: Callable[[Example], object], examples: Sequence[Example], n: 
 def speed(times_ms: Sequence[float], questions: int, seconds: float) -> dict[str, float | None]:
     """Return the latency of single questions and the throughput of many, for metrics.json."""
     p50, p95 = np.percentile(times_ms, [50, 95]).tolist() if times_ms else (None, None)
-    rate = questions / seconds if seconds else None
+    rate = questions / seconds if questions and seconds else None
     found = {"ms_p50": p50, "ms_p95": p95, "questions_per_s": rate}
     return {name: None if value is None else round(value, 3) for name, value in found.items()}
 

@@ -99,27 +99,44 @@ def searching(
     def in_documents(examples: Sequence[Example], top_k: int) -> Rankings:
         about: dict[str, list[Example]] = {}
         for example in examples:
-            document = chatrag.document_of(example, corpus)
-            if document is None:
-                raise DataError(
-                    f"question {example.id!r}: protocol chatrag-bench searches the question's own "
-                    "document, and neither its positive_ids nor its meta name one; bring the "
-                    "benchmark's files in by: ragkit import"
-                )
-            about.setdefault(document, []).append(example)
+            about.setdefault(_document(example, corpus, passages), []).append(example)
         rankings: Rankings = {}
         for document, asked in about.items():
-            part = restricted(searcher, passages[document])
-            found = part.search([chatrag.query(e) for e in asked], top_k)
+            if document not in parts:
+                parts[document] = restricted(searcher, passages[document])
+            found = parts[document].search([chatrag.query(e) for e in asked], top_k)
             rankings |= zip((e.id for e in asked), found, strict=True)
         return {e.id: rankings[e.id] for e in examples}
 
     if config.protocol == "ragkit":
         return anywhere
+    parts: dict[str, Searcher] = {}
     passages: dict[str, list[str]] = {}
     for passage in corpus.values():
         passages.setdefault(passage.source, []).append(passage.id)
+    # a document that import had to rename is known by both names
+    renamed = {str(p.meta.get("original_doc_id", p.source)): p.source for p in corpus.values()}
+    passages |= {name: passages[source] for name, source in renamed.items()}
     return in_documents
+
+
+def _document(
+    example: Example, corpus: Mapping[str, Passage], passages: Mapping[str, object]
+) -> str:
+    """Return the document that a question is about, one of those that have passages."""
+    document = chatrag.document_of(example, corpus)
+    if document is None:
+        raise DataError(
+            f"question {example.id!r}: protocol chatrag-bench searches the question's own "
+            "document, and neither its positive_ids nor its meta name one; bring the benchmark's "
+            "files in by: ragkit import"
+        )
+    if document not in passages:
+        raise DataError(
+            f"question {example.id!r}: it is about document {document!r}, of which the corpus has "
+            "no passage"
+        )
+    return document
 
 
 def weight_chooser(

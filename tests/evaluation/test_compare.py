@@ -133,6 +133,6 @@ def test_a_question_that_a_system_has_no_score_of_is_left_out_of_the_metric() ->
 def test_shared_metrics_are_those_that_every_system_has_scores_of() -> None:
     systems = {
         "a": {"f1": {"q": 1.0}, "em": {"q": 1.0}, "map": {"q": 1.0}},
-        "b": {"em": {"q": 1.0}, "f1": {"q": 0.0}, "map": {}},
+        "b": {"em": {"q": 1.0}, "f1": {"q": 0.0}, "map": {"another": 1.0}},
     }
     assert shared_metrics(systems, ["map", "em", "bleu", "f1"]) == ["em", "f1"]

@@ -177,8 +177,16 @@ def test_values_that_are_all_at_the_end_of_the_range_do_not_prove_that_all_are(n
     ones, zeros = (interval([end] * n, within=(0.0, 1.0)) for end in (1.0, 0.0))
     assert (ones.low, ones.high) == pytest.approx((found.low, 1.0))
     assert (zeros.low, zeros.high) == pytest.approx((0.0, 1 - found.low))
-    same = interval([0.1] * n, within=(0.0, 1.0))
-    assert (same.low, same.high) == pytest.approx((0.1, 0.1))
+
+
+@pytest.mark.parametrize(("n", "bounds"), [(2, None), (5, None), (6, 0.1), (1_000, 0.1)])
+def test_a_few_clusters_of_one_mean_show_nothing(n: int, bounds: float | None) -> None:
+    expected = bounds and pytest.approx(bounds)
+    mean = interval([0.1] * n, within=(0.0, 1.0))
+    gain = paired([0.2] * n, [0.3] * n, within=(0.0, 1.0)).difference
+    assert (mean.low, mean.high, gain.low, gain.high) == (expected,) * 4
+    unchanged = paired([0.2] * n, [0.2] * n, within=(0.0, 1.0)).difference
+    assert (unchanged.low, unchanged.high) == (0.0, 0.0)  # no question is different at all
 
 
 @pytest.mark.parametrize("sizes", [[1, 4, 2] * 10, [1] * 1_000, [3, 1] * 500])

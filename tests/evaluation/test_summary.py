@@ -10,7 +10,7 @@ from ragkit.evaluation.significance import interval
 from ragkit.evaluation.summary import mean_scores, slice_of, summarise
 
 SHEET = {
-    "recall@1": {"a": 1.0, "b": 0.0, "c": 0.5, "d": 0.5},
+    "recall@1": {"a": 1.0, "b": 0.0, "c": 0.5, "d": 0.75},
     "f1": {"a": 0.25, "c": 0.75},
     "em": {},
 }
@@ -18,14 +18,14 @@ CLUSTERS = {"a": "x", "b": "x", "c": "y", "d": "z"}
 
 
 def test_means_are_over_the_questions_that_have_a_score() -> None:
-    assert mean_scores(SHEET) == {"recall@1": 0.5, "f1": 0.5}
+    assert mean_scores(SHEET) == {"recall@1": 0.5625, "f1": 0.5}
 
 
 def test_a_summary_has_mean_interval_and_sizes_of_every_metric_with_scores() -> None:
     found = summarise(SHEET, CLUSTERS)
-    expected = interval([1.0, 0.0, 0.5, 0.5], ["x", "x", "y", "z"], within=(0.0, 1.0))
+    expected = interval([1.0, 0.0, 0.5, 0.75], ["x", "x", "y", "z"], within=(0.0, 1.0))
     assert found["recall@1"] == {
-        "mean": 0.5,
+        "mean": 0.5625,
         "ci95": [expected.low, expected.high],
         "n": 4,
         "clusters": 3,

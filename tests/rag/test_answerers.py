@@ -146,7 +146,10 @@ def test_an_empty_answer_of_the_server_is_no_abstention_but_a_failure(
 ) -> None:
     chat_server.reply = lambda r: says("" if "question 1" in str(r) else "fine")
     found = all_answers(openai_answerer(chat_server), questions(3), [[A]] * 3)
-    assert [a and a.text for a in found] == ["fine", None, "fine"]
+    assert [(a.text, a.failed, a.abstained) for a in found if a] == [
+        ("fine", False, False), ("", True, False), ("fine", False, False),
+    ]  # fmt: skip
+    assert found[1] and found[1].usage and found[1].usage["completion_tokens"] == 3  # paid for
 
 
 def test_a_refused_key_is_an_error(chat_server: Any, response: Any) -> None:

@@ -125,6 +125,30 @@ def test_a_local_system_is_timed_on_single_questions(
     assert read_json(path / "metrics.json")["speed"]["retrieval"]["ms_p50"] is None
 
 
+def test_replies_without_an_answer_are_asked_again_and_were_paid_for(
+    stage: Callable[..., Path], asks: dict[str, Any], chat_server: Any, says: Any
+) -> None:
+    chat_server.reply = lambda r: says("" if "the pump hold" in str(r) else "Twelve volts.")
+    with pytest.raises(EndpointError, match=r"1 of 4 questions got no answer \(pump\)"):
+        stage("eval-e2e", **asks)
+    chat_server.reply = lambda _: says("Twelve volts.")
+    path = stage("eval-e2e", **asks)
+    assert len(chat_server.requests) == 5
+    assert predictions(path)["pump"]["answer"] == "Twelve volts."
+    assert read_json(path / "metrics.json")["cost"]["requests"] == 5
+
+
+def test_gold_passages_are_all_given_however_many(
+    stage: Callable[..., Path], asks: dict[str, Any], data: Path, chat_server: Any
+) -> None:
+    both = [{**r, "positive_ids": [f"{r['id']}-0", f"{r['id']}-1"]}
+            for r in read_jsonl(data / "test.jsonl")]  # fmt: skip
+    write_jsonl(data / "test.jsonl", both)
+    stage("eval-e2e", **asks, passages="gold", n_passages=1)
+    for request in chat_server.requests:
+        assert "[2]" in request["messages"][-1]["content"]
+
+
 def chatrag(asks: dict[str, Any]) -> dict[str, Any]:
     return {**asks, "protocol": "chatrag-bench"}
 
@@ -174,3 +198,42 @@ def test_chatrag_bench_needs_to_know_the_document(
     write_jsonl(data / "test.jsonl", [*read_jsonl(data / "test.jsonl"), lost])
     with pytest.raises(DataError, match="'lost': protocol chatrag-bench searches the question's"):
         stage("eval-e2e", **chatrag(asks))
+
+
+def test_a_question_of_chatrag_bench_about_a_document_without_passages_is_named(
+    stage: Callable[..., Path], asks: dict[str, Any], data: Path
+) -> None:
+    lost = {"id": "lost", "question": "Who?", "answerable": False,
+            "meta": {"context_document": "lamp"}}  # fmt: skip
+    write_jsonl(data / "test.jsonl", [*read_jsonl(data / "test.jsonl"), lost])
+    with pytest.raises(DataError, match="'lost': it is about document 'lamp', of which the corpus"):
+        stage("eval-e2e", **chatrag(asks))
+
+
+def test_a_document_that_import_renamed_is_found_by_its_old_name(
+    stage: Callable[..., Path], asks: dict[str, Any], data: Path
+) -> None:
+    corpus = read_jsonl(data / "corpus.jsonl")
+    write_jsonl(data / "corpus.jsonl", [{**p, "meta": {"original_doc_id": "the fuse"}}
+                if p["doc_id"] == "fuse" else p for p in corpus])  # fmt: skip
+    lost = {"id": "lost", "question": "Who opens?", "answerable": False,
+            "meta": {"context_document": "the fuse"}}  # fmt: skip
+    write_jsonl(data / "test.jsonl", [*read_jsonl(data / "test.jsonl"), lost])
+    found = predictions(stage("eval-e2e", **chatrag(asks)))
+    assert {p["id"] for p in found["lost"]["passages"]} == {"fuse-1"}
+
+
+def test_words_of_refusal_in_the_answer_to_an_answerable_question_are_an_answer(
+    stage: Callable[..., Path], asks: dict[str, Any], chat_server: Any, says: Any
+) -> None:
+    chat_server.reply = lambda _: says("It is unable to hold more than twelve volts.")
+    found = predictions(stage("eval-e2e", **chatrag(asks)))
+    assert not any(record["abstained"] for record in found.values())
+
+
+def test_a_slice_by_a_key_that_no_example_has_is_told_before_the_work(
+    stage: Callable[..., Path], asks: dict[str, Any], chat_server: Any
+) -> None:
+    with pytest.raises(DataError, match="no example has 'kindd' in its meta; the keys are: none"):
+        stage("eval-e2e", **asks, slices=["kindd"])
+    assert not chat_server.requests

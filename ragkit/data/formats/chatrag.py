@@ -32,6 +32,7 @@ from ragkit.errors import DataError
 
 _DOCUMENTS = "documents.json"
 ABOUT = "context_document"  # in the meta of a question without a chunk that answers
+REFUSAL = "Sorry. I cannot find the answer based on the context."  # where there is none
 _OWN = ("id", "messages", "document", "ground_truth_ctx", "answers")
 
 
@@ -170,11 +171,12 @@ def _example(record: object, chunks: Mapping[str, Mapping[int, str]], ids: Ids) 
         meta = with_original(meta, record["id"], key)
     else:
         key = ids.make(document, json.dumps(record["messages"], ensure_ascii=False))
-    if not positives:
+    answerable = not answers or any(answer != REFUSAL for answer in answers)
+    if not positives or not answerable:
         meta[ABOUT] = document
     return Example(
-        key, turns[-1].content, distinct(answers, None)[0], positives, (), tuple(turns[:-1]),
-        meta=meta,
+        key, turns[-1].content, distinct(answers, None)[0] if answerable else (),
+        positives if answerable else (), (), tuple(turns[:-1]), answerable, meta=meta,
     )  # fmt: skip
 
 
@@ -223,7 +225,7 @@ def _record(example: Example, document: str, index: int | None) -> dict[str, Any
         "messages": [*messages, {"role": "user", "content": example.question}],
         "document": document,
         "ground_truth_ctx": truth,
-        "answers": list(example.answers),
+        "answers": list(example.answers) if example.answerable else [REFUSAL],
         **others,
     }
 

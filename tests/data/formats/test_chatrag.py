@@ -115,3 +115,12 @@ def test_documents_must_be_lists_of_texts(folder: Path) -> None:
     path.write_text("[]")
     with pytest.raises(DataError, match=r"documents\.json: an object with a list of chunks"):
         chatrag.read(folder, Options())
+
+
+def test_a_question_whose_only_answer_is_that_there_is_none_is_unanswerable(folder: Path) -> None:
+    refusal = "Sorry. I cannot find the answer based on the context."
+    path = write(folder, record(answers=[refusal]), record(answers=[refusal, "Here."]))
+    nobody, somebody = chatrag.read(path, Options()).splits["test"]
+    assert (nobody.answerable, nobody.answers, nobody.positive_ids) == (False, (), ())
+    assert nobody.meta[chatrag.ABOUT] == "dmv 1"
+    assert somebody.answerable and somebody.positive_ids == ("dmv-1::2",)
