@@ -20,7 +20,6 @@ _USED = 0.5  # share of an answer's words that the passage it came from has at l
 class Reason(StrEnum):
     """Why an answer is wrong, in the order in which it is decided."""
 
-    FAILED = "failed"
     DISAGREEMENT = "judge disagreement"
     ANSWERED = "answered the unanswerable"
     NOT_IN_CORPUS = "not in the corpus"
@@ -80,18 +79,17 @@ class Attempt:
 def reason_of(attempt: Attempt, corpus: Mapping[str, Passage], rule: Rule) -> Reason | None:
     """Return why an answer is wrong; None where it is right, or nothing says whether it is.
 
-    What is asked, in this order:
-    1. Did the question get no answer at all? FAILED
-    2. Do the metric and the judge call it right and wrong? DISAGREEMENT
-    3. Was a question answered that has no answer? ANSWERED
-    4. Is no passage of the corpus known to answer it? NOT_IN_CORPUS
-    5. Did the answerer get none of those that do? NOT_RETRIEVED
-    6. Did it decline although it got one? REFUSED
-    7. Did it answer from other passages, or from none? UNUSED, else MISUSED
+    A question that got no answer is neither. What is asked, in this order:
+    1. Do the metric and the judge call it right and wrong? DISAGREEMENT
+    2. Was a question answered that has no answer? ANSWERED
+    3. Is no passage of the corpus known to answer it? NOT_IN_CORPUS
+    4. Did the answerer get none of those that do? NOT_RETRIEVED
+    5. Did it decline although it got one? REFUSED
+    6. Did it answer from other passages, or from none? UNUSED, else MISUSED
     """
     record = attempt.record
-    if record.get("failed"):
-        return Reason.FAILED
+    if record["failed"]:
+        return None
     by_judge = None if attempt.correct is None else attempt.correct >= 0.5
     verdicts = {v for v in (rule.right(record), by_judge) if v is not None}
     if False not in verdicts:
@@ -118,7 +116,7 @@ def _used(attempt: Attempt, positives: set[str], corpus: Mapping[str, Passage], 
     3. The passage that has most of its words.
     """
     record, given = attempt.record, attempt.given
-    if sources := record.get("answer_passage_ids") or record.get("citations"):
+    if sources := record["answer_passage_ids"]:
         return not positives.isdisjoint(sources)
     if positives <= set(given) and rule.right(attempt.gold):
         return False

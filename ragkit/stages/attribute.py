@@ -203,7 +203,11 @@ def _result(
         "threshold": config.threshold,
         "n_passages": config.n_passages,
         "system": config.explained.system,
-        "questions": {"all": len(records), "wrong": len(wrong)},
+        "questions": {
+            "all": len(records),
+            "wrong": len(wrong),
+            "failed": sum(record["failed"] for record in records.values()),
+        },
         "reasons": dict(Counter(reason.value for _, reason in wrong).most_common()),
         "cells": {cell.name: outcomes[cell].metrics for cell in config.grid},
         "differences": differences(scores, wanted, documents, config.metric, config.seed),

@@ -11,7 +11,6 @@ from ragkit.evaluation.attribution import Reason
 from ragkit.stages.tables import Table
 
 _TO_DO = {
-    Reason.FAILED: "see the log for the server's errors",
     Reason.DISAGREEMENT: "read some: the metric or the judge is mistaken",
     Reason.ANSWERED: "let the answerer abstain (min_score, prompt, training)",
     Reason.NOT_IN_CORPUS: "add documents, or name the passages that answer",
@@ -104,6 +103,8 @@ def _reasons(
     for reason, count in result["reasons"].items():
         table.add_row(reason, str(count), f"{count / len(wrong):.0%}", _TO_DO[Reason(reason)])
     yield table
+    if failed := result["questions"]["failed"]:
+        yield f"without an answer, and neither right nor wrong: {failed}\n"
     if unfound := [line["rank"] for line in wrong if line["reason"] == Reason.NOT_RETRIEVED]:
         yield f"{Reason.NOT_RETRIEVED}: {_depths(unfound, result['n_passages'])}\n"
     for reason in result["reasons"]:

@@ -29,7 +29,7 @@ def attempt(
     scores = {} if f1 is None else {"f1": f1}
     default = {
         "answer": "thirty amps", "abstained": False, "answerable": True, "positive_ids": ["fuse"],
-        "answer_passage_ids": [], "scores": scores,
+        "answer_passage_ids": [], "scores": scores, "failed": False,
     }  # fmt: skip
     right = {**default, "scores": {"f1": gold}}
     return Attempt({**default, **record}, ranking.split(), 2, right, correct)
@@ -48,9 +48,9 @@ def test_an_answer_that_nothing_scores_has_no_reason() -> None:
     assert reason(f1=None) is None
 
 
-def test_a_question_without_an_answer_failed_whatever_else_is_known() -> None:
-    assert reason("valve", failed=True, f1=None, answer="") is Reason.FAILED
-    assert reason("valve", failed="the server is gone", correct=1.0) is Reason.FAILED
+def test_a_question_without_an_answer_is_neither_right_nor_wrong() -> None:
+    assert reason("valve", failed=True, f1=None, answer="") is None
+    assert reason("valve", failed=True, answerable=False) is None
 
 
 def test_a_judge_and_a_metric_that_differ_are_a_reason_before_any_other() -> None:
@@ -86,11 +86,10 @@ def test_to_decline_is_wrong_only_with_a_positive_at_hand() -> None:
     assert reason("relay valve", abstained=True, answer="") is Reason.NOT_RETRIEVED
 
 
-@pytest.mark.parametrize("key", ["answer_passage_ids", "citations"])
-def test_where_an_answer_was_taken_from_says_whether_the_positive_was_used(key: str) -> None:
+def test_where_an_answer_was_taken_from_says_whether_the_positive_was_used() -> None:
     # the words say the contrary each time
-    assert reason(answer="thirty seconds", **{key: ["fuse", "relay"]}) is Reason.MISUSED
-    assert reason(answer="twelve volts", **{key: ["relay"]}) is Reason.UNUSED
+    assert reason(answer="thirty seconds", answer_passage_ids=["fuse", "relay"]) is Reason.MISUSED
+    assert reason(answer="twelve volts", answer_passage_ids=["relay"]) is Reason.UNUSED
 
 
 def test_an_answer_that_is_right_from_the_positives_alone_was_drawn_away_by_others() -> None:
@@ -117,7 +116,6 @@ def test_an_answer_with_words_of_its_own_used_no_passage(answer: str) -> None:
 
 def test_every_reason_is_given_for_something_here() -> None:
     found = {
-        reason(failed=True),
         reason(correct=1.0),
         reason(answerable=False),
         reason(positive_ids=[]),
