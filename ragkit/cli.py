@@ -103,8 +103,9 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
         "output": (Output, None),
         "restart": (Restart, False),
         "dry_run": (DryRun, False),
-        "skip_bad": (SkipBad, False),
     }
+    if stage.reads:
+        common["skip_bad"] = (SkipBad, False)
     defaults: dict[str, Any] = dict.fromkeys(map(_parameter, stage.flags), False)
     defaults |= {_parameter(name): [] for name in stage.repeated}
     named = {n: (a, defaults.get(n)) for n, a in extra.items()}
@@ -238,7 +239,7 @@ def _source(stage: Stage, given: dict[str, Any]) -> "Source":
     for name, key in stage.flags.items():
         if given[_parameter(name)]:
             named.append(load.option(key, True, name))
-    if given["skip_bad"]:
+    if given.get("skip_bad"):
         named.append(load.option("skip_bad", True, "--skip-bad"))
     sets = [load.parse_set(s) for s in given["settings"]]
     return load.merge([*sources, *named, *sets, *_output(given["output"])])

@@ -117,6 +117,10 @@ class StageConfig(Block):
     output: Path | None = Field(None, description="run directory; default runs/<command>-<hash>")
     seed: int = Field(0, description="seed of everything that is drawn at random")
 
+
+class ReadingConfig(StageConfig):
+    """What a command's configuration has where it reads texts, passages or examples."""
+
     skip_bad: bool = Field(
         False, description="set malformed lines aside in bad-lines.jsonl instead of stopping"
     )
@@ -165,7 +169,7 @@ class Chunking(Block):
         return self
 
 
-class DocumentSource(StageConfig):
+class DocumentSource(ReadingConfig):
     """Where passages or documents are read from."""
 
     input: InputPath = Field(

@@ -42,6 +42,7 @@ class Stage:
     module: the file in this folder; unset: the name's own
     flags: options without a value, and the config key that each sets to true
     repeated: options that may be given several times, and the list in the config that they fill
+    reads: it reads texts, passages or examples, whose malformed lines --skip-bad sets aside
     """
 
     name: str
@@ -53,6 +54,7 @@ class Stage:
     module: str = ""
     flags: Mapping[str, str] = field(default_factory=dict)
     repeated: Mapping[str, str] = field(default_factory=dict)
+    reads: bool = True
 
     def load(self) -> StageModule:
         """Import the stage's module."""
@@ -113,7 +115,7 @@ STAGES = {
             "judge", "Let a model judge the answers of an eval-e2e run.",
             "runs", "RUN [BASELINE_RUN]",
             {"--judge": "judge.type", "--model": "judge.model", "--human": "human",
-             "--max-cost": "max_cost", "--max-requests": "max_requests"}, several=True,
+             "--max-cost": "max_cost", "--max-requests": "max_requests"}, several=True, reads=False,
         ),
         Stage(
             "attribute", "Tell why answers are wrong, over a grid of retrievers and answerers.",
@@ -124,11 +126,12 @@ STAGES = {
         Stage(
             "compare", "Compare evaluated runs, question by question.",
             "runs", "RUN...", {"--baseline": "baseline"}, several=True,
-            repeated={"--gate": "gates"},
+            repeated={"--gate": "gates"}, reads=False,
         ),
         Stage(
             "report", "Put evaluated runs on one self-contained HTML page.",
             "runs", "RUN...", {"--baseline": "baseline", "--title": "title"}, several=True,
+            reads=False,
         ),
     )
 }  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, ValidationInfo, model_validator
 from rich.console import RenderableType
 
-from ragkit.config.blocks import Block, Columns, InputPath, QuestionColumns, StageConfig, beside
+from ragkit.config.blocks import Block, Columns, InputPath, QuestionColumns, ReadingConfig, beside
 from ragkit.data.files import read_corpus, read_examples, read_json, write_json
 from ragkit.data.formats import FORMATS, openchatkit, trec
 from ragkit.data.formats.dataset import Dataset, Options
@@ -27,7 +27,7 @@ class DalmColumns(Block):
     title: str = Field("Title", min_length=1, description="of the title")
 
 
-class Config(StageConfig):
+class Config(ReadingConfig):
     """Configuration of `export`."""
 
     input: InputPath = Field(description="a run directory, or a JSONL of examples")

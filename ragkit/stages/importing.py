@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 from rich.console import RenderableType
 
-from ragkit.config.blocks import Columns, InputPath, QuestionColumns, StageConfig
+from ragkit.config.blocks import Columns, InputPath, QuestionColumns, ReadingConfig
 from ragkit.data.files import (
     read_json,
     write_examples,
@@ -24,7 +24,7 @@ from ragkit.runs import Run
 from ragkit.stages.sources import bad_lines
 
 
-class Config(StageConfig):
+class Config(ReadingConfig):
     """Configuration of `import`."""
 
     input: InputPath = Field(description="the file or folder")

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 from rich.console import RenderableType
 
-from ragkit.config.blocks import EMBEDDED, EncoderOptions, InputPath, ModelRef, StageConfig
+from ragkit.config.blocks import EMBEDDED, EncoderOptions, InputPath, ModelRef, ReadingConfig
 from ragkit.data.corpus import open_corpus
 from ragkit.data.files import read_json
 from ragkit.models.encoder import Encoder
@@ -16,7 +16,7 @@ from ragkit.stages.sources import bad_lines
 DISTRIBUTED = True
 
 
-class Config(StageConfig):
+class Config(ReadingConfig):
     """Configuration of `index`."""
 
     corpus: InputPath = Field(description="JSONL of passages")

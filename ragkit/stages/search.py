@@ -7,7 +7,7 @@ from pydantic import Field, ValidationInfo, model_validator
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ragkit.config.blocks import Dense, InputPath, Retriever, StageConfig, beside, is_pending
+from ragkit.config.blocks import Dense, InputPath, ReadingConfig, Retriever, beside, is_pending
 from ragkit.data.files import (
     read_corpus,
     read_examples,
@@ -21,7 +21,7 @@ from ragkit.runs import Run
 from ragkit.stages.sources import bad_lines
 
 
-class Config(StageConfig):
+class Config(ReadingConfig):
     """Configuration of `search`."""
 
     query: str = Field(min_length=1, description="a question, or a JSONL of examples")

@@ -8,14 +8,14 @@ from typing import Self
 
 from pydantic import Field, ValidationInfo, model_validator
 
-from ragkit.config.blocks import InputPath, StageConfig, beside
+from ragkit.config.blocks import InputPath, ReadingConfig, beside
 from ragkit.data.files import read_corpus, read_examples
 from ragkit.data.schema import Example, Passage
 from ragkit.log import logger
 from ragkit.runs import Run
 
 
-class ExampleSource(StageConfig):
+class ExampleSource(ReadingConfig):
     """Examples with their corpus."""
 
     examples: InputPath = Field(description="JSONL of examples")
@@ -39,7 +39,7 @@ class ExampleSource(StageConfig):
         return self.corpus
 
 
-def bad_lines(config: StageConfig, run: Run) -> Path | None:
+def bad_lines(config: ReadingConfig, run: Run) -> Path | None:
     """Return the file in which malformed lines are set aside; None: they are an error."""
     return run / "bad-lines.jsonl" if config.skip_bad else None
 
