@@ -3,12 +3,13 @@
 Works on score sheets, {metric: {question id: score}}, wherever they come from.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ragkit.errors import DataError
+from ragkit.evaluation.report import verdict
 from ragkit.evaluation.significance import Paired, holm, pairs, smallest_detectable
 from ragkit.evaluation.summary import (
     RANGE,
@@ -16,8 +17,11 @@ from ragkit.evaluation.summary import (
     asked_alike,
     check_scores,
     scores_of,
+    slice_of,
     summarise,
 )
+
+_SURE = 0.05  # largest corrected p-value of a difference that is claimed
 
 
 def compare(
@@ -66,6 +70,56 @@ def compare(
         "systems": means,
         "differences": {name: {m: cells[name, m] for m in metrics} for name in sheets},
     }
+
+
+def compare_slices(
+    systems: Mapping[str, Sheet],
+    slices: Mapping[str, Collection[str]],
+    clusters: Mapping[str, str],
+    metric: str,
+    baseline: str,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Return `compare` by a metric in each slice, but for those of all questions or of none.
+
+    What counts are the questions that all systems have a score of.
+    """
+    common = set(_shared(systems, metric))
+    return {
+        name: compare(
+            {label: slice_of(sheet, ids) for label, sheet in systems.items()},
+            clusters,
+            [metric],
+            baseline,
+            seed,
+        )
+        for name, ids in slices.items()
+        if set() < common & set(ids) < common
+    }
+
+
+def is_shown(cell: Mapping[str, Any]) -> bool:
+    """Return True for a gain that the test set shows, corrected for having made several tests."""
+    return verdict(cell) == "better" and float(cell["p_holm"]) < _SURE
+
+
+def leading(
+    differences: Mapping[str, Mapping[str, Any]],
+    metric: str,
+    baseline: str,
+    ceilings: Iterable[str] = (),
+) -> str:
+    """Return the system that gains most on the baseline, ceilings apart; alone, the baseline.
+
+    One whose gain is shown goes before one with a larger gain that may be chance.
+
+    differences: as `compare` returns them
+    """
+    left_out = set(ceilings)
+    others = [name for name in differences if name not in left_out]
+    shown = [name for name in others if is_shown(differences[name][metric])]
+    gains = {name: float(differences[name][metric]["mean"]) for name in shown or others}
+    return max(gains, key=gains.__getitem__) if gains else baseline
 
 
 def losses(

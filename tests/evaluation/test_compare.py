@@ -6,7 +6,7 @@ import random
 import pytest
 
 from ragkit.errors import DataError
-from ragkit.evaluation.compare import compare, shared_metrics
+from ragkit.evaluation.compare import compare, compare_slices, leading, shared_metrics
 from ragkit.evaluation.significance import holm, paired
 from ragkit.evaluation.summary import summarise
 
@@ -136,3 +136,36 @@ def test_shared_metrics_are_those_that_every_system_has_scores_of() -> None:
         "b": {"em": {"q": 1.0}, "f1": {"q": 0.0}, "map": {"another": 1.0}},
     }
     assert shared_metrics(systems, ["map", "em", "bleu", "f1"]) == ["em", "f1"]
+
+
+def gain(mean: float, low: float, p_holm: float = 0.01) -> dict[str, dict[str, object]]:
+    return {"f1": {"mean": mean, "ci95": [low, 1.0], "p_holm": p_holm}}
+
+
+def test_a_shown_gain_leads_before_a_larger_one_that_is_not_and_ceilings_never_do() -> None:
+    rows = {"gold": gain(0.9, 0.8), "lucky": gain(0.5, -0.1), "sure": gain(0.2, 0.1)}
+    assert leading(rows, "f1", "base") == "gold"
+    assert leading(rows, "f1", "base", ["gold"]) == "sure"
+    assert leading(rows, "f1", "base", ["gold", "sure"]) == "lucky"
+    assert leading(rows, "f1", "base", rows) == "base"
+    assert leading({}, "f1", "base") == "base"
+
+
+def test_a_gain_that_the_correction_takes_away_is_not_shown() -> None:
+    rows = {"many": gain(0.5, 0.1, p_holm=0.05), "sure": gain(0.2, 0.1, p_holm=0.049)}
+    assert leading(rows, "f1", "base") == "sure"
+
+
+def test_slices_are_compared_unless_all_scored_questions_or_none_are_in_them() -> None:
+    systems = {"base": sheet(BASE), "x": {"f1": dict(list(sheet(BETTER)["f1"].items())[:6])}}
+    slices = {
+        "half": QUESTIONS[:3],
+        "whole": QUESTIONS[:6],
+        "unscored": QUESTIONS[6:],
+        "nobody": ["q99"],
+    }
+    found = compare_slices(systems, slices, CLUSTERS, "f1", "base")
+    assert list(found) == ["half"]
+    # base 0, 1, 0 and the other 1, 1, 0.5
+    assert found["half"]["differences"]["x"]["f1"]["mean"] == pytest.approx(0.5)
+    assert found["half"]["systems"]["base"]["f1"]["n"] == 3

@@ -57,6 +57,15 @@ def read(path: Path, options: Options) -> Dataset:
     return found
 
 
+def read_run(path: Path) -> Lines:
+    """Read a run: the scores of each query's passages, in the order of the lines.
+
+    Raises:
+        DataError: no such file, or malformed lines.
+    """
+    return _read(path, 6, Options())[0]
+
+
 def write(folder: Path, dataset: Dataset, options: Options) -> list[str]:
     """Write the judgements, `<split>.qrels.trec` where there are several splits, and the runs."""
     if not dataset.qrels and not dataset.runs:

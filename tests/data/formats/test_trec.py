@@ -69,3 +69,12 @@ def test_all_malformed_lines_are_told_at_once(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(DataError, match="neither judgements"):
         trec.read(path, Options())
+
+
+def test_a_run_is_read_as_it_was_written_and_its_bad_lines_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.trec"
+    path.write_text(RUN)
+    assert trec.read_run(path) == {"q1": {"d2": 7.5, "d1": 7.5}, "q2": {"d1": -1.0}}
+    path.write_text(RUN + "q3 Q0 d1 1 high ragkit\nq3 Q0\n")
+    with pytest.raises(DataError, match=r"run\.trec:4: score: .*'high'\n.*run\.trec:5: 6 columns"):
+        trec.read_run(path)
