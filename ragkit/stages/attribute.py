@@ -10,13 +10,15 @@ from pydantic import Field, model_validator
 from rich.console import Group, RenderableType
 
 from ragkit.config.blocks import InputPath
-from ragkit.data.files import read_json, read_jsonl, text_lines, write_json, write_jsonl
+from ragkit.data.files import read_json, read_jsonl, write_json, write_jsonl
+from ragkit.data.formats import trec
 from ragkit.data.schema import Example
 from ragkit.errors import DataError
 from ragkit.evaluation.attribution import Attempt, Reason, Rule, reason_of
 from ragkit.evaluation.grid import Cell, contrasts, differences
 from ragkit.runs import Run
 from ragkit.stages.attribution_text import told
+from ragkit.stages.evaluated import Record, read_questions
 from ragkit.stages.grid import GridSource, folder_of, run_cells
 from ragkit.stages.retrieval import check_leaks
 from ragkit.stages.sources import read_sources
@@ -67,7 +69,7 @@ class _Outcome:
     rankings: ids of the passages found for each question, best first
     """
 
-    records: dict[str, dict[str, Any]]
+    records: Mapping[str, Record]
     rankings: dict[str, list[str]]
     metrics: dict[str, Any]
 
@@ -104,15 +106,14 @@ def show(path: Path) -> RenderableType:
 
 def _outcome(path: Path) -> _Outcome:
     """Read what a cell left; its ranking of a question is longer in run.trec than in its record."""
-    rankings: dict[str, list[str]] = {}
-    for line in text_lines(path / "run.trec"):
-        question, _, passage, *_ = line.split()
-        rankings.setdefault(question, []).append(passage)
-    records = {record["id"]: record for record in read_jsonl(path / "predictions.jsonl")}
+    rankings = {
+        question: list(found) for question, found in trec.read_run(path / "run.trec").items()
+    }
+    records = read_questions(path / "predictions.jsonl")
     return _Outcome(records, rankings, read_json(path / "metrics.json")["metrics"])
 
 
-def _read_judged(path: Path, examples: Sequence[Example]) -> dict[str, dict[str, Any]]:
+def _read_judged(path: Path, examples: Sequence[Example]) -> dict[str, Record]:
     """Return the records of a judged run that have a verdict.
 
     Raises:
@@ -122,21 +123,21 @@ def _read_judged(path: Path, examples: Sequence[Example]) -> dict[str, dict[str,
     if not file.exists():
         raise DataError(f"judged: {path}: no run directory of ragkit judge (no predictions.jsonl)")
     asked = {e.id: e.question for e in examples}
-    records = read_jsonl(file)
-    for record in records:
-        if record.get("question") != asked.get(record.get("id", ""), ""):
+    records = read_questions(file)
+    for question, record in records.items():
+        if record["question"] != asked.get(question):
             raise DataError(
-                f"judged: {file}: question {record.get('id')!r} ({record.get('question')!r}) is "
+                f"judged: {file}: question {question!r} ({record['question']!r}) is "
                 "not one of the examples; it judged another test set"
             )
-    judged = {r["id"]: r for r in records if "correct" in r.get("scores", {})}
+    judged = {q: record for q, record in records.items() if "correct" in record["scores"]}
     if not judged:
         raise DataError(f"judged: {file}: no record has a judge's verdict (scores.correct)")
     return judged
 
 
 def _attempts(
-    config: Config, outcomes: Mapping[Cell, _Outcome], judged: Mapping[str, dict[str, Any]]
+    config: Config, outcomes: Mapping[Cell, _Outcome], judged: Mapping[str, Record]
 ) -> list[Attempt]:
     """Put together what is known of each question of the system that is explained.
 

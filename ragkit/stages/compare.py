@@ -1,6 +1,6 @@
 """`ragkit compare`: evaluated runs side by side, with paired differences, losses and gates."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,18 +8,17 @@ from pydantic import BeforeValidator, Field, field_validator
 from rich.console import Group, RenderableType
 
 from ragkit.config.blocks import InputPath, StageConfig
-from ragkit.data.files import atomic_write, read_json, read_jsonl, write_json, write_jsonl
+from ragkit.data.files import atomic_write, read_json, write_json, write_jsonl
 from ragkit.errors import DataError, GateError
-from ragkit.evaluation.compare import compare, losses, shared_metrics
+from ragkit.evaluation.compare import compare, compare_slices, leading, losses, shared_metrics
 from ragkit.evaluation.gates import as_json, as_junit, judge, parse_gate
-from ragkit.evaluation.summary import slice_of
 from ragkit.log import logger
 from ragkit.runs import Run
+from ragkit.stages.evaluated import RECORDS, Record, Systems
 from ragkit.stages.markdown import comparison_page
 from ragkit.stages.retrieval import METRICS
 from ragkit.stages.tables import Table
 
-_FILES = {"retrieval": "per_query.jsonl", "answers": "predictions.jsonl"}
 _SHOWN = {
     "retrieval": METRICS,
     "answers": ["correct", "faithful", "preferred", "f1", "rouge_l", "em", "k_precision"],
@@ -56,19 +55,6 @@ class Config(StageConfig):
         return gates
 
 
-@dataclass
-class _Systems:
-    """The evaluated systems of one kind: score sheets, what was asked, questions of each slice.
-
-    records: what each system made of each question
-    """
-
-    sheets: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-    asked: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
-    slices: dict[str, set[str]] = field(default_factory=dict)
-    records: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-
-
 def run(config: Config, run: Run) -> None:
     """Compare what is comparable; write comparison.json and .md, losses.jsonl, and the gates."""
     labels = config.labels or [path.name for path in config.runs]
@@ -76,22 +62,18 @@ def run(config: Config, run: Run) -> None:
         raise DataError(f"labels: {len(config.runs)} different ones are needed, not {labels}")
     if unknown := [name for name in config.baseline if name not in labels]:
         raise DataError(f"baseline: no run {unknown[0]!r}; there are {', '.join(labels)}")
-    kinds: dict[str, _Systems] = {}
-    documents: dict[str, str] = {}
-    for label, path in zip(labels, config.runs, strict=True):
-        _read(label, path, kinds, documents)
+    kinds = _read(labels, config.runs)
     result: dict[str, dict[str, Any]] = {}
     lost: list[dict[str, Any]] = []
     for kind, systems in kinds.items():
-        _check_same_questions(systems)
         _check_same_judge(systems)
-        _leave_out_failed(kind, systems)
+        _tell_failed(systems)
         baseline = next((b for b in config.baseline if b in systems.sheets), None)
         baseline = baseline or next(iter(systems.sheets))
-        result[kind] = _compared(kind, systems, documents, baseline, config.seed)
+        result[kind] = _compared(systems, baseline, config.seed)
         metrics = result[kind]["systems"][baseline]
         metric = _SLICED[kind] if _SLICED[kind] in metrics else next(iter(metrics))
-        lost += _losses(kind, systems, baseline, metric)
+        lost += _losses(systems, baseline, metric)
     verdicts = judge(
         [parse_gate(gate) for gate in config.gates],
         {name: row for table in result.values() for name, row in table["differences"].items()},
@@ -107,17 +89,23 @@ def run(config: Config, run: Run) -> None:
     write_json(run / "comparison.json", result)
 
 
-def _check_same_questions(systems: _Systems) -> None:
-    (first, asked), *others = systems.records.items()
-    for name, records in others:
-        if odd := sorted(asked.keys() ^ records.keys()):
-            raise DataError(
-                f"{first} and {name} were not asked the same questions "
-                f"({len(asked)} and {len(records)}; {odd[0]!r} is in one only)"
-            )
+def _read(labels: Sequence[str], paths: Sequence[Path]) -> dict[str, Systems]:
+    """Read evaluated runs, by kind.
+
+    Raises:
+        DataError: no evaluation in a directory, malformed records, or different test sets.
+    """
+    kinds: dict[str, Systems] = {}
+    for label, path in zip(labels, paths, strict=True):
+        kind = next((k for k, name in RECORDS.items() if (path / name).exists()), None)
+        if kind is None:
+            files = " nor ".join(RECORDS.values())
+            raise DataError(f"{path}: no evaluation in it (neither {files})")
+        kinds.setdefault(kind, Systems(kind)).add(label, path, RECORDS[kind])
+    return kinds
 
 
-def _check_same_judge(systems: _Systems) -> None:
+def _check_same_judge(systems: Systems) -> None:
     """Refuse scores of one criterion by different judges, prompts or scales."""
     marks: dict[str, dict[str, str]] = {}
     for name, records in systems.records.items():
@@ -132,45 +120,26 @@ def _check_same_judge(systems: _Systems) -> None:
             )
 
 
-def _leave_out_failed(kind: str, systems: _Systems) -> None:
-    """Take questions that a system gave no answer to out of all score sheets, and say so."""
-    failed = {
-        question
-        for records in systems.records.values()
-        for question, record in records.items()
-        if record.get("failed")
-    }
-    if failed:
-        logger.warning("%s: %d questions that a system gave no answer to are left out",
-                       kind, len(failed))  # fmt: skip
-        for sheet in systems.sheets.values():
-            for scores in sheet.values():
-                for question in failed & scores.keys():
-                    del scores[question]
+def _tell_failed(systems: Systems) -> None:
+    """Say how many questions got no answer, for they have no scores of answers."""
+    records = [record for of in systems.records.values() for record in of.values()]
+    if failed := {record["id"] for record in records if record.get("failed")}:
+        logger.warning("%s: %d questions that a system gave no answer to are left out of the "
+                       "metrics of answers", systems.kind, len(failed))  # fmt: skip
 
 
-def _compared(
-    kind: str, systems: _Systems, documents: dict[str, str], baseline: str, seed: int
-) -> dict[str, Any]:
+def _compared(systems: Systems, baseline: str, seed: int) -> dict[str, Any]:
     """Return the comparison of a kind, with that of its main metric in each slice."""
-    metrics = shared_metrics(systems.sheets, list(systems.sheets[baseline]))
+    sheets, documents, by = systems.sheets, systems.documents, _SLICED[systems.kind]
+    metrics = shared_metrics(sheets, list(sheets[baseline]))
     if not metrics:
-        raise DataError(f"{', '.join(systems.sheets)}: no metric in common")
-    result = compare(systems.sheets, documents, metrics, baseline, seed)
-    by = _SLICED[kind]
-    asked = set(systems.sheets[baseline].get(by, {})) if by in metrics else set()
-    result["slices"] = {
-        name: compare(
-            {label: slice_of(sheet, ids) for label, sheet in systems.sheets.items()},
-            documents,
-            [by],
-            baseline,
-            seed,
-        )
-        for name, ids in sorted(systems.slices.items())
-        if set() < ids & asked < asked
+        raise DataError(f"{', '.join(sheets)}: no metric in common")
+    parts = systems.slices if by in metrics else {}
+    return {
+        **compare(sheets, documents, metrics, baseline, seed),
+        "ceilings": systems.ceilings,
+        "slices": compare_slices(sheets, parts, documents, by, baseline, seed) if parts else {},
     }
-    return result
 
 
 def check(path: Path) -> None:
@@ -188,7 +157,7 @@ def check(path: Path) -> None:
         )
 
 
-def _losses(kind: str, systems: _Systems, baseline: str, metric: str) -> list[dict[str, Any]]:
+def _losses(systems: Systems, baseline: str, metric: str) -> list[dict[str, Any]]:
     """Return the questions on which each system loses most, with what both made of them."""
     before = systems.records[baseline]
     return [
@@ -201,8 +170,8 @@ def _losses(kind: str, systems: _Systems, baseline: str, metric: str) -> list[di
             "references": before[question].get("references", []),
             "positive_ids": before[question]["positive_ids"],
             "scores": {"before": scores[0], "after": scores[1]},
-            "before": _made(kind, before[question]),
-            "after": _made(kind, systems.records[name][question]),
+            "before": _made(systems.kind, before[question]),
+            "after": _made(systems.kind, systems.records[name][question]),
         }
         for name, sheet in systems.sheets.items()
         if name != baseline
@@ -210,7 +179,7 @@ def _losses(kind: str, systems: _Systems, baseline: str, metric: str) -> list[di
     ]
 
 
-def _made(kind: str, record: dict[str, Any]) -> dict[str, Any]:
+def _made(kind: str, record: Record) -> dict[str, Any]:
     """Return what a system made of a question: its first passages, or its answer from them."""
     if kind == "retrieval":
         return {"passage_ids": record["top_ids"]}
@@ -256,51 +225,30 @@ def _tables(kind: str, compared: dict[str, Any]) -> list[Table]:
 
 def _headline(kind: str, table: dict[str, Any]) -> str:
     """Say in a sentence which system is best, and by how much and how surely."""
-    known = table["systems"][table["baseline"]]
-    metric = _SLICED[kind] if _SLICED[kind] in known else next(iter(known))
-    name = max(table["differences"], key=lambda n: table["differences"][n][metric]["mean"])
-    if table["differences"][name][metric]["mean"] <= 0:
-        best = table["systems"][table["baseline"]][metric]["mean"]
-        return f"{kind}: no system is above {table['baseline']}, whose {metric} is {best:.3f}\n"
-    gain, base = table["differences"][name][metric], table["baseline"]
-    if gain["ci95"] is None:
-        sure = "one document: no interval"
-    else:
-        low, high = gain["ci95"]
-        sure = f"95% interval {low:+.3f} to {high:+.3f}"
-        sure += "" if low > 0 else ", which includes 0: not shown to differ"
-        if table["comparisons"] > 1:
-            sure += f"; p {gain['p_holm']:.4f} corrected for {table['comparisons']} comparisons"
+    systems, base, ceilings = table["systems"], table["baseline"], table.get("ceilings", [])
+    metric = _SLICED[kind] if _SLICED[kind] in systems[base] else next(iter(systems[base]))
+    name = leading(table["differences"], metric, base, ceilings)
+    apart = f"; given the right passages, and so left out here: {', '.join(ceilings)}"
+    apart = f"{apart if ceilings else ''}\n"
+    if name == base or table["differences"][name][metric]["mean"] <= 0:
+        mean = systems[base][metric]["mean"]
+        return f"{kind}: no system is above {base}, whose {metric} is {mean:.3f}{apart}"
+    gain = table["differences"][name][metric]
+    rivals = [row[metric]["mean"] for n, row in table["differences"].items() if n not in ceilings]
+    which = metric if gain["mean"] == max(rivals) else f"{metric} of those shown to gain"
     return (
-        f"{kind}: highest {metric} is {name} with {table['systems'][name][metric]['mean']:.3f}, "
-        f"{gain['mean']:+.3f} from {base} ({sure}; {gain['wins']} questions better, "
-        f"{gain['losses']} worse)\n"
+        f"{kind}: highest {which} is {name} with {systems[name][metric]['mean']:.3f}, "
+        f"{gain['mean']:+.3f} from {base} ({_sureness(gain, table['comparisons'])}; "
+        f"{gain['wins']} questions better, {gain['losses']} worse){apart}"
     )
 
 
-def _read(label: str, path: Path, kinds: dict[str, _Systems], documents: dict[str, str]) -> None:
-    """Add an evaluated run to the systems of its kind; note the questions' documents.
-
-    Raises:
-        DataError: not the directory of a finished evaluation.
-    """
-    kind = next((k for k, name in _FILES.items() if (path / name).exists()), None)
-    if kind is None:
-        raise DataError(
-            f"{path}: no evaluation in it (neither per_query.jsonl nor predictions.jsonl)"
-        )
-    systems = kinds.setdefault(kind, _Systems())
-    sheet = systems.sheets.setdefault(label, {})
-    for record in read_jsonl(path / _FILES[kind]):
-        question = record["question"], record["positive_ids"]
-        if systems.asked.setdefault(record["id"], question) != question:
-            raise DataError(
-                f"{path}: question {record['id']!r} is another one here than in an earlier run, or "
-                "has other positives; the runs were not made on the same test set"
-            )
-        documents[record["id"]] = record["document"]
-        systems.records.setdefault(label, {})[record["id"]] = record
-        for metric, score in record["scores"].items():
-            sheet.setdefault(metric, {})[record["id"]] = score
-        for name in record["slices"]:
-            systems.slices.setdefault(name, set()).add(record["id"])
+def _sureness(gain: dict[str, Any], comparisons: int) -> str:
+    """Say how surely a system gains."""
+    if gain["ci95"] is None:
+        return "one document: no interval"
+    low, high = gain["ci95"]
+    sure = f"95% interval {low:+.3f} to {high:+.3f}"
+    sure += "" if low > 0 else ", which includes 0: not shown to differ"
+    corrected = f"; p {gain['p_holm']:.4f} corrected for {comparisons} comparisons"
+    return sure + (corrected if comparisons > 1 else "")

@@ -1,23 +1,67 @@
-"""Finished eval-e2e runs as cases for a judge, and what people said of their answers."""
+"""Evaluated run directories, as compare, report, judge and attribute read them.
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+Every record is checked as it is read, and what is wrong with it is told with its file and line.
+What is made of the scores is the business of `evaluation/`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ragkit.data.files import parse_jsonl, read_corpus, read_json, sha256_file
-from ragkit.data.schema import Passage, Turn
+from ragkit.data.files import parse_jsonl, read_json
+from ragkit.data.formats import trec
 from ragkit.errors import DataError
-from ragkit.evaluation.judging import Case
-from ragkit.log import logger
+from ragkit.evaluation.ranking import Qrels
+from ragkit.evaluation.ranking import Run as Ranked
 
-_FIELDS = {
-    "id": str, "question": str, "answer": str, "abstained": bool, "answerable": bool,
-    "references": list, "passages": list, "positive_ids": list, "document": str, "scores": dict,
-    "slices": list,
+RECORDS = {"retrieval": "per_query.jsonl", "answers": "predictions.jsonl"}
+Record = Mapping[str, Any]
+Shape = tuple[str, Callable[[Any], bool]]  # what is expected, in words and as a test
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _has_texts(value: object, *keys: str) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in keys)
+
+
+_TEXT: Shape = ("a text", lambda v: isinstance(v, str))
+_FLAG: Shape = ("true or false", lambda v: isinstance(v, bool))
+_TEXTS: Shape = (
+    "a list of texts",
+    lambda v: isinstance(v, list) and all(isinstance(text, str) for text in v),
+)
+_SCORES: Shape = (
+    "a number for each metric",
+    lambda v: isinstance(v, dict) and all(map(_is_number, v.values())),
+)
+_PASSAGES: Shape = (
+    "a list of {id, score}",
+    lambda v: isinstance(v, list) and all(_has_texts(passage, "id") for passage in v),
+)
+_TURNS: Shape = (
+    "a list of {role, content}",
+    lambda v: isinstance(v, list) and all(_has_texts(turn, "role", "content") for turn in v),
+)
+_VERDICTS: Shape = (
+    "what a judge said by criterion, each with its mark",
+    lambda v: isinstance(v, dict) and all(_has_texts(said, "mark") for said in v.values()),
+)
+_ASKED = {
+    "id": _TEXT, "question": _TEXT, "document": _TEXT, "positive_ids": _TEXTS, "scores": _SCORES,
+    "slices": _TEXTS,
 }  # fmt: skip
-_RECORDED = 10  # passages that a prediction names
-_LABELS = (0, 0.5, 1)
+_SAID = {
+    "answer": _TEXT, "abstained": _FLAG, "answerable": _FLAG, "references": _TEXTS,
+    "passages": _PASSAGES, "answer_passage_ids": _TEXTS,
+}  # fmt: skip
+_FIELDS = {"per_query.jsonl": {**_ASKED, "top_ids": _TEXTS}, "predictions.jsonl": _ASKED | _SAID}
+_MAY_BE = {"history": _TURNS, "judge": _VERDICTS}
+_MAKERS = {"per_query.jsonl": "eval-retriever", "predictions.jsonl": "eval-e2e or judge"}
+_OF_ANSWERS = ("answer", "answer_passage_ids", "references", "failed")
 
 
 @dataclass(frozen=True)
@@ -25,7 +69,7 @@ class Evaluated:
     """A finished eval-e2e run: its predictions by id, its metrics and its configuration."""
 
     path: Path
-    records: Mapping[str, Mapping[str, Any]]
+    records: Mapping[str, Record]
     metrics: Mapping[str, Any]
     config: Mapping[str, Any]
 
@@ -41,122 +85,170 @@ def read_evaluated(path: Path) -> Evaluated:
     ]
     if missing:
         raise DataError(f"{path}: no finished eval-e2e run: there is no {missing[0]} in it")
-    records: dict[str, Mapping[str, Any]] = {}
-
-    def parse(record: object) -> Mapping[str, Any]:
-        if not isinstance(record, dict):
-            raise ValueError("a JSON object was expected")
-        for name, kind in _FIELDS.items():
-            if not isinstance(record.get(name), kind):
-                raise ValueError(f"{name}: missing or of another type; is it of eval-e2e?")
-        if record["id"] in records:
-            raise ValueError(f"id: {record['id']!r} is already in this file")
-        records[record["id"]] = record
-        return record
-
-    if not list(parse_jsonl(path / "predictions.jsonl", parse)):
-        raise DataError(f"{path}: no predictions in it")
-    return Evaluated(
-        path, records, read_json(path / "metrics.json"), read_json(path / "run.json")["config"]
-    )
+    records = read_questions(path / "predictions.jsonl")
+    return Evaluated(path, records, read_json(path / "metrics.json"), read_account(path)["config"])
 
 
-def make_cases(judged: Evaluated, corpus: Path | None, baseline: Evaluated | None) -> list[Case]:
-    """Return what is to be judged.
+def read_questions(file: Path) -> dict[str, Record]:
+    """Read a per_query.jsonl or a predictions.jsonl: the record of each question, by its id.
 
-    corpus: of the passages; None: no criterion needs their texts
-    baseline: whose answers stand against those of the judged run
     Raises:
-        DataError: passages that are not in the corpus, or a baseline of other questions.
+        DataError: no such file, no record in it, or, with their lines, those that are malformed or
+            about a question that was there before.
     """
-    passages = _passages(judged, corpus) if corpus else {}
-    others = _others(judged, baseline) if baseline else {}
-    return [
-        Case(
-            id=name,
-            document=record["document"],
-            question=record["question"],
-            answer=_answer(record),
-            abstained=record["abstained"],
-            answerable=record["answerable"],
-            references=tuple(record["references"]),
-            history=tuple(Turn(t["role"], t["content"]) for t in record.get("history") or ()),
-            passages=passages.get(name, ()),
-            other=_answer(others[name]) if others else None,
-            other_abstained=bool(others and others[name]["abstained"]),
-        )
-        for name, record in judged.records.items()
-    ]
-
-
-def read_labels(path: Path, known: Collection[str]) -> dict[str, float]:
-    """Read what people said of answers: lines of {id, correct}, correct 0, 0.5 or 1.
-
-    known: the questions of the judged run
-    Raises:
-        DataError: malformed lines, unknown questions, a question labelled twice, none at all.
-    """
-    labels: dict[str, float] = {}
+    records: dict[str, Record] = {}
 
     def parse(record: object) -> None:
-        if not isinstance(record, dict) or not {"id", "correct"} <= set(record):
-            raise ValueError('{"id": ..., "correct": ...} was expected')
-        name, value = record["id"], record["correct"]
-        if name not in known:
-            raise ValueError(f"id: the judged run has no question {name!r}")
-        if name in labels:
-            raise ValueError(f"id: {name!r} is already in this file")
-        if value not in _LABELS:
-            raise ValueError(f"correct: {value!r} is none of 0, 0.5 and 1")
-        labels[name] = float(value)
+        checked = _checked(record, file.name)
+        if checked["id"] in records:
+            raise ValueError(f"id: {checked['id']!r} is already in this file")
+        records[checked["id"]] = checked
 
-    for _ in parse_jsonl(path, parse):
+    for _ in parse_jsonl(file, parse):
         pass
-    if not labels:
-        raise DataError(f"{path}: no labels in it")
-    return labels
+    if not records:
+        raise DataError(f"{file}: no record in it")
+    return records
 
 
-def _answer(record: Mapping[str, Any]) -> str | None:
-    """Return the answer of a prediction; None where the question got none."""
-    return None if record.get("failed") else str(record["answer"])
-
-
-def _passages(judged: Evaluated, path: Path) -> dict[str, tuple[Passage, ...]]:
-    """Return the passages that each answer was made from."""
-    corpus = read_corpus(path)
-    before = read_json(judged.path / "run.json")["inputs"].get("corpus")
-    if before and before["sha256"] != sha256_file(path):
-        logger.warning(
-            "%s: not the corpus that %s was made with, though ids may be the same: passages may "
-            "have other texts than the answers were made from", path, judged.path,
-        )  # fmt: skip
-    n = judged.config["n_passages"]
-    if n > _RECORDED:
-        logger.warning(
-            "%s: answers were made from %d passages, and predictions.jsonl names %d: faithful is "
-            "judged by these", judged.path, n, _RECORDED,
-        )  # fmt: skip
-    given = {i: [p["id"] for p in r["passages"][:n]] for i, r in judged.records.items()}
-    if strange := sorted({p for ids in given.values() for p in ids} - set(corpus)):
-        raise DataError(
-            f"{path}: {len(strange)} passages of {judged.path} are not in it ({strange[0]!r}); "
-            "name the corpus that the run was made with: corpus: FILE"
-        )
-    return {name: tuple(corpus[p] for p in ids) for name, ids in given.items()}
-
-
-def _others(judged: Evaluated, baseline: Evaluated) -> Mapping[str, Mapping[str, Any]]:
-    """Return the baseline's predictions.
+def _checked(record: object, name: str) -> Record:
+    """Return a record of the file of that name.
 
     Raises:
-        DataError: it was asked other questions.
+        ValueError: a field is missing, or of another shape.
     """
-    for name in [*judged.records, *baseline.records]:
-        ours, theirs = judged.records.get(name), baseline.records.get(name)
-        if not ours or not theirs or ours["question"] != theirs["question"]:
+    if not isinstance(record, dict):
+        raise ValueError("a JSON object was expected")
+    there = {key: shape for key, shape in _MAY_BE.items() if record.get(key) is not None}
+    for key, (expected, fits) in {**_FIELDS[name], **there}.items():
+        if key not in record:
+            raise ValueError(f"{key}: missing; was this file written by {_MAKERS[name]}?")
+        if not fits(record[key]):
+            raise ValueError(f"{key}: {expected} was expected, not {str(record[key])[:60]!r}")
+    return record
+
+
+@dataclass
+class Systems:
+    """The evaluated systems of one kind, on the same questions.
+
+    paths: their run directories
+    records, sheets: what each system made of each question, and its scores by metric
+    asked: question text and positives by id; documents: the cluster of each question
+    memberships: the questions in each slice, as each system has it that knows the slice
+    """
+
+    kind: str
+    paths: dict[str, Path] = field(default_factory=dict)
+    records: dict[str, dict[str, Record]] = field(default_factory=dict)
+    sheets: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    asked: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
+    documents: dict[str, str] = field(default_factory=dict)
+    memberships: dict[str, dict[str, set[str]]] = field(default_factory=dict)
+
+    def add(self, name: str, path: Path, file: str) -> None:
+        """Read one more run of this kind, the records of which are in `file`.
+
+        Raises:
+            DataError: malformed records, or another test set than that of the runs before.
+        """
+        found = read_questions(path / file)
+        self._check_same_questions(name, path, found)
+        self.paths[name] = path
+        whole = file == RECORDS[self.kind]
+        self.records[name] = {q: r if whole else _unanswered(r) for q, r in found.items()}
+        sheet = self.sheets.setdefault(name, {})
+        for question, record in found.items():
+            self.asked[question] = record["question"], record["positive_ids"]
+            self.documents[question] = record["document"]
+            for metric, score in record["scores"].items():
+                sheet.setdefault(metric, {})[question] = score
+            for part in record["slices"]:
+                self.memberships.setdefault(part, {}).setdefault(name, set()).add(question)
+
+    def _check_same_questions(self, name: str, path: Path, found: Mapping[str, Record]) -> None:
+        if not self.paths:
+            return
+        first, first_path = next(iter(self.paths.items()))
+        for question, record in found.items():
+            asked = record["question"], record["positive_ids"]
+            if self.asked.get(question, asked) != asked:
+                raise DataError(
+                    f"{path}: question {question!r} is another one here than in {first_path}, or "
+                    "has other positives; runs of one test set are needed"
+                )
+        if odd := sorted(self.asked.keys() ^ found.keys()):
             raise DataError(
-                f"{baseline.path}: not asked the questions of {judged.path} (see {name!r}); "
-                "answers to the same questions are needed"
+                f"{first} and {name} were not asked the same questions ({len(self.asked)} and "
+                f"{len(found)}; {odd[0]!r} is in one of them only); runs of one test set are needed"
             )
-    return baseline.records
+
+    @property
+    def slices(self) -> dict[str, set[str]]:
+        """The questions in each slice, but for slices that are not the same in all systems.
+
+        Documents seen in training are others for each training set.
+        """
+        first = {name: next(iter(of.values())) for name, of in self.memberships.items()}
+        return {
+            name: questions
+            for name, questions in sorted(first.items())
+            if all(other == questions for other in self.memberships[name].values())
+        }
+
+    @property
+    def qrels(self) -> Qrels:
+        """The positives of each question that has some."""
+        return {q: dict.fromkeys(ids, 1) for q, (_, ids) in self.asked.items() if ids}
+
+    @property
+    def ceilings(self) -> list[str]:
+        """The systems that were given the positives themselves."""
+        return [name for name, path in self.paths.items() if is_ceiling(path)]
+
+
+def _unanswered(record: Record) -> Record:
+    """Return the record of an answer as one of a retriever: what was found, and nothing said."""
+    return {k: v for k, v in record.items() if k not in _OF_ANSWERS}
+
+
+def read_account(path: Path) -> dict[str, Any]:
+    """Read the run.json of a run directory.
+
+    Raises:
+        DataError: there is none, or it is not ragkit's.
+    """
+    account = read_json(path / "run.json")
+    if not isinstance(account, dict) or not isinstance(account.get("config"), dict):
+        raise DataError(f"{path}: its run.json is not ragkit's")
+    return account
+
+
+def judged_run(path: Path) -> Path | None:
+    """Return the run directory that a judge was given; None where this is no judge's."""
+    account = read_account(path) if (path / "run.json").exists() else {}
+    judges = account.get("command") == "judge"
+    return found_from(account["config"]["runs"][0], path) if judges else None
+
+
+def is_ceiling(path: Path) -> bool:
+    """Return whether a run, or the run that was judged, had the positives as its passages."""
+    path = judged_run(path) or path
+    told = (path / "run.json").exists()
+    return told and read_account(path)["config"].get("passages") == "gold"
+
+
+def read_ranking(path: Path) -> Ranked:
+    """Read a run's run.trec, or that of the run that was judged; {} where there is none.
+
+    Raises:
+        DataError: malformed lines.
+    """
+    file = (judged_run(path) or path) / "run.trec"
+    return {} if is_ceiling(path) or not file.exists() else trec.read_run(file)
+
+
+def found_from(name: str, run: Path) -> Path | None:
+    """Return a path of a run's account, which may be relative to where its command was started."""
+    places = [Path(name), *(parent / name for parent in run.resolve().parents)]
+    return next((place.resolve() for place in places if place.exists()), None)

@@ -34,7 +34,8 @@ from ragkit.qa.judges import (
     try_out,
 )
 from ragkit.runs import Run, default_path
-from ragkit.stages.evaluated import Evaluated, make_cases, read_evaluated, read_labels
+from ragkit.stages.cases import make_cases, read_labels
+from ragkit.stages.evaluated import Evaluated, read_evaluated
 from ragkit.stages.judgements import account, lines, metrics, predictions, shown
 
 _JOURNAL = "journal.jsonl"

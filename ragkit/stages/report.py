@@ -16,12 +16,14 @@ import ragkit
 from ragkit.config.blocks import InputPath, StageConfig
 from ragkit.data.files import atomic_write, read_json, write_json
 from ragkit.errors import DataError
+from ragkit.evaluation.compare import leading
 from ragkit.runs import Run
 from ragkit.stages import report_accounts as accounts
 from ragkit.stages import report_questions as questions
 from ragkit.stages import report_sections as sections
 from ragkit.stages import report_words as words
-from ragkit.stages.report_runs import Evaluated, Reported, Texts, evaluations, expanded, read_runs
+from ragkit.stages.evaluated import Systems
+from ragkit.stages.report_runs import Reported, Texts, evaluations, expanded, read_runs
 
 
 def _as_list(value: object) -> object:
@@ -164,15 +166,13 @@ def _baseline(config: Config, runs: list[Reported], names: list[str], kind: str)
     return next((name for name in [*config.baseline, *compared] if name in names), names[0])
 
 
-def _kind(
-    config: Config, runs: list[Reported], evaluated: Evaluated, texts: Texts
-) -> dict[str, Any]:
+def _kind(config: Config, runs: list[Reported], evaluated: Systems, texts: Texts) -> dict[str, Any]:
     """Return all sections about one kind of evaluation.
 
     Raises:
         DataError: the systems have no metric in common, or no question.
     """
-    names = list(evaluated.runs)
+    names = list(evaluated.paths)
     baseline = _baseline(config, runs, names, evaluated.kind)
     table = sections.comparison(evaluated, baseline, config.seed)
     if not table["metrics"]:
@@ -180,8 +180,8 @@ def _kind(
             f"{', '.join(names)}: no metric that all have scores of; make a report of each"
         )
     rankings = sections.read_rankings(evaluated)
-    ceilings = [n for n, r in evaluated.runs.items() if r.is_ceiling]
-    leader = sections.leading(table, ceilings)
+    ceilings = evaluated.ceilings
+    leader = leading(table["differences"], table["metrics"][0], baseline, ceilings)
     pair = list(dict.fromkeys([baseline, leader]))
     kind = _kind_of_table(evaluated.kind, table, leader, ceilings, rankings.ranks)
     answers = evaluated.kind == "answers"
@@ -200,8 +200,9 @@ def _kind_without_records(
     config: Config, runs: list[Reported], kind: str, table: Mapping[str, Any], texts: Texts
 ) -> dict[str, Any]:
     """Return the sections that a comparison alone gives: its table, and the questions that lost."""
-    leader = sections.leading(table)
-    return _kind_of_table(kind, table, leader, [], {}) | {
+    ceilings, metric = table.get("ceilings", []), table["metrics"][0]
+    leader = leading(table["differences"], metric, table["baseline"], ceilings)
+    return _kind_of_table(kind, table, leader, ceilings, {}) | {
         "curves": None,
         "ranks": None,
         "scores": [],

@@ -10,7 +10,8 @@ from typing import Any
 
 from ragkit.data.files import read_jsonl
 from ragkit.evaluation.report import learning_curves, scale
-from ragkit.stages.report_runs import Reported, judged_run
+from ragkit.stages.evaluated import judged_run
+from ragkit.stages.report_runs import Reported
 from ragkit.stages.report_sections import axis_of
 
 _LOGIN = re.compile(r"//[^/@\s]+@")
@@ -118,7 +119,7 @@ def speed(runs: Sequence[Reported]) -> list[dict[str, Any]]:
 def _systems(runs: Sequence[Reported]) -> Iterator[Reported]:
     """Return the runs without those of judges whose judged run is there as well."""
     there = {run.path for run in runs}
-    return (run for run in runs if judged_run(run) not in there)
+    return (run for run in runs if judged_run(run.path) not in there)
 
 
 def costs(runs: Sequence[Reported]) -> list[dict[str, Any]]:

@@ -6,7 +6,8 @@ from typing import Any
 from ragkit.data.files import read_jsonl
 from ragkit.evaluation.compare import losses
 from ragkit.evaluation.report import changed_most
-from ragkit.stages.report_runs import Evaluated, Reported, Texts
+from ragkit.stages.evaluated import Systems
+from ragkit.stages.report_runs import Reported, Texts
 
 _TOP = 3  # passages of each side of a regression
 _PASSAGE_CHARS = 700
@@ -14,7 +15,7 @@ _TEXT_CHARS = 400  # of a question or an answer in the table
 
 
 def regressions(
-    evaluated: Evaluated, table: Mapping[str, Any], leader: str, texts: Texts, most: int
+    evaluated: Systems, table: Mapping[str, Any], leader: str, texts: Texts, most: int
 ) -> dict[str, Any] | None:
     """Return the questions on which the leader loses most, with what both systems made of them."""
     base, metric = table["baseline"], table["metrics"][0]
@@ -113,7 +114,7 @@ def _shortened(text: str, most: int) -> str:
 
 
 def table_of(
-    evaluated: Evaluated,
+    evaluated: Systems,
     table: Mapping[str, Any],
     leader: str,
     ranks: Mapping[str, Mapping[str, int | None]],

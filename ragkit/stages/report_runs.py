@@ -1,19 +1,15 @@
 """Run directories as a report needs them: their accounts, scores, rankings and passages' texts."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ragkit.data.corpus import open_corpus
-from ragkit.data.files import read_json, read_jsonl, sha256_file
+from ragkit.data.files import read_json, sha256_file
 from ragkit.data.schema import Passage
 from ragkit.errors import DataError
-from ragkit.evaluation.ranking import Qrels
-from ragkit.evaluation.ranking import Run as Ranked
-
-RECORDS = {"retrieval": "per_query.jsonl", "answers": "predictions.jsonl"}
-_SAID = ("answer", "answer_passage_ids", "references", "failed")
+from ragkit.stages.evaluated import RECORDS, Systems, found_from, judged_run, read_account
 
 
 @dataclass(frozen=True)
@@ -38,86 +34,9 @@ class Reported:
         given = self.account.get("inputs", {})
         return [{"key": key, **what} for key, what in given.items()]
 
-    @property
-    def is_ceiling(self) -> bool:
-        """Whether the positives themselves were its passages."""
-        return bool(self.account["config"].get("passages") == "gold")
-
     def json(self, name: str) -> Any:
         """Return what a JSON file in the directory holds; None where there is no such file."""
         return read_json(self.path / name) if (self.path / name).exists() else None
-
-
-@dataclass
-class Evaluated:
-    """The evaluated systems of one kind, on the same questions.
-
-    records, sheets: what each system made of each question, and its scores by metric
-    asked: question text and positives by id; documents: the cluster of each question
-    memberships: the questions in each slice, as each system has it that knows the slice
-    """
-
-    kind: str
-    runs: dict[str, Reported] = field(default_factory=dict)
-    records: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    sheets: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-    asked: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
-    documents: dict[str, str] = field(default_factory=dict)
-    memberships: dict[str, dict[str, set[str]]] = field(default_factory=dict)
-
-    def add(self, run: Reported, file: str) -> None:
-        """Read one more run of this kind, the records of which are in `file`.
-
-        Raises:
-            DataError: it was made on another test set than the ones before.
-        """
-        self.runs[run.name] = run
-        records = self.records.setdefault(run.name, {})
-        sheet = self.sheets.setdefault(run.name, {})
-        for record in read_jsonl(run.path / file):
-            question = record["id"]
-            asked = record["question"], record["positive_ids"]
-            if self.asked.setdefault(question, asked) != asked:
-                raise DataError(
-                    f"{run.path}: question {question!r} is another one here than in "
-                    f"{next(iter(self.runs.values())).path}, or has other positives; runs on "
-                    "different test sets need a report each"
-                )
-            records[question] = record if file == RECORDS[self.kind] else _unanswered(record)
-            self.documents[question] = record["document"]
-            for metric, score in record["scores"].items():
-                sheet.setdefault(metric, {})[question] = score
-            for name in record["slices"]:
-                self.memberships.setdefault(name, {}).setdefault(run.name, set()).add(question)
-        first = next(iter(self.runs))
-        if odd := sorted(records.keys() ^ self.records[first].keys()):
-            raise DataError(
-                f"{run.path} and {self.runs[first].path}: question {odd[0]!r} is in one of them "
-                "only; runs on different test sets need a report each"
-            )
-
-    @property
-    def slices(self) -> dict[str, set[str]]:
-        """The questions in each slice, but for slices that are not the same in all systems.
-
-        Documents seen in training are others for each training set.
-        """
-        first = {name: next(iter(of.values())) for name, of in self.memberships.items()}
-        return {
-            name: questions
-            for name, questions in sorted(first.items())
-            if all(other == questions for other in self.memberships[name].values())
-        }
-
-    @property
-    def qrels(self) -> Qrels:
-        """The positives of each question that has some."""
-        return {q: dict.fromkeys(ids, 1) for q, (_, ids) in self.asked.items() if ids}
-
-
-def _unanswered(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the record of an answer as one of a retriever: what was found, and nothing said."""
-    return {k: v for k, v in record.items() if k not in _SAID}
 
 
 def read_runs(paths: Sequence[Path]) -> list[Reported]:
@@ -134,7 +53,7 @@ def read_runs(paths: Sequence[Path]) -> list[Reported]:
     names = _names(paths)
     for path, account in accounts.items():
         labels = account["config"].get("labels", []) if account["command"] == "compare" else []
-        compared = [_found(name, path) for name in account["config"]["runs"]] if labels else []
+        compared = [found_from(name, path) for name in account["config"]["runs"]] if labels else []
         names |= {run: n for run, n in zip(compared, labels, strict=True) if run in accounts}
     return [Reported(path, names[path], account) for path, account in accounts.items()]
 
@@ -154,7 +73,7 @@ def expanded(path: Path) -> list[Path]:
         steps = [path / s["id"] for s in account["config"]["steps"] if s["run"] != "report"]
         return [step for step in steps if (step / "run.json").exists()]
     if command == "compare":
-        compared = [_found(name, path.resolve()) for name in account["config"]["runs"]]
+        compared = [found_from(name, path.resolve()) for name in account["config"]["runs"]]
         return [*(p for p in compared if p), path] if all(compared) else [path]
     return [path]
 
@@ -165,8 +84,8 @@ def _account(path: Path) -> dict[str, Any]:
             f"{path}: not a run directory (no run.json in it); a report is made of the directories "
             "that ragkit's commands leave"
         )
-    account: dict[str, Any] = read_json(path / "run.json")
-    if not isinstance(account, dict) or not {"command", "config", "status"} <= set(account):
+    account = read_account(path)
+    if not {"command", "status"} <= set(account):
         raise DataError(f"{path}: its run.json is not ragkit's")
     if account["status"] != "done":
         error = f": {account['error']}" if account.get("error") else ""
@@ -190,54 +109,28 @@ def _names(paths: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def evaluations(runs: Iterable[Reported]) -> dict[str, Evaluated]:
+def evaluations(runs: Iterable[Reported]) -> dict[str, Systems]:
     """Read the evaluated runs, by kind.
 
     Where no run is of a retriever alone, retrieval is read from the runs that went on to answers.
 
     Raises:
-        DataError: runs of one kind on different test sets.
+        DataError: malformed records, or runs of one kind on different test sets.
     """
-    found: dict[str, Evaluated] = {}
+    found: dict[str, Systems] = {}
     everything = list(runs)
+    judged = {judged_run(run.path) for run in everything}  # the judge's run has their scores, too
     for kind, file in RECORDS.items():
         for run in everything:
-            if (run.path / file).exists() and not _is_judged_again(run, everything):
-                found.setdefault(kind, Evaluated(kind)).add(run, file)
+            if (run.path / file).exists() and run.path not in judged:
+                found.setdefault(kind, Systems(kind)).add(run.name, run.path, file)
     if "answers" in found and "retrieval" not in found:
-        retrieved = Evaluated("retrieval")
-        for name, run in found["answers"].runs.items():
-            if not run.is_ceiling and any("@" in m for m in found["answers"].sheets[name]):
-                retrieved.add(run, RECORDS["answers"])
-        found = {"retrieval": retrieved, **found} if retrieved.runs else found
+        answers, retrieved = found["answers"], Systems("retrieval")
+        for name, path in answers.paths.items():
+            if name not in answers.ceilings and any("@" in m for m in answers.sheets[name]):
+                retrieved.add(name, path, RECORDS["answers"])
+        found = {"retrieval": retrieved, **found} if retrieved.paths else found
     return found
-
-
-def _is_judged_again(run: Reported, runs: Iterable[Reported]) -> bool:
-    """Return True where another run is this one with the scores of a judge added."""
-    return any(judged_run(other) == run.path for other in runs)
-
-
-def judged_run(run: Reported) -> Path | None:
-    """Return the run directory that a judge was given; None where this is no judge's."""
-    return _found(run.account["config"]["runs"][0], run.path) if run.command == "judge" else None
-
-
-def read_ranking(run: Reported) -> Ranked:
-    """Read a run's run.trec, or that of the run that was judged; {} where there is none.
-
-    Ids may have spaces in them.
-    """
-    ranked: Ranked = {}
-    path = (judged_run(run) or run.path) / "run.trec"
-    if run.is_ceiling or not path.exists():
-        return ranked
-    with path.open(encoding="utf-8") as f:
-        for line in f:
-            question, _, rest = line.partition(" Q0 ")
-            passage, _, score, _ = rest.rsplit(" ", 3)
-            ranked.setdefault(question, {})[passage] = float(score)
-    return ranked
 
 
 class Texts:
@@ -258,7 +151,7 @@ class Texts:
                 self._open(run, given)
 
     def _open(self, run: Reported, given: Mapping[str, str]) -> None:
-        path = _found(given["path"], run.path)
+        path = found_from(given["path"], run.path)
         if path is None:
             self.missing.append(f"the corpus {given['path']} is not there any more")
         elif sha256_file(path) != given["sha256"]:
@@ -272,9 +165,3 @@ class Texts:
     def __call__(self, passage_id: str) -> Passage | None:
         """Return a passage, or None where no corpus has it."""
         return next((c[passage_id] for c in self._corpora if passage_id in c), None)
-
-
-def _found(name: str, run: Path) -> Path | None:
-    """Return a path of a run's account, which may be relative to where its command was started."""
-    places = [Path(name), *(parent / name for parent in run.parents)]
-    return next((place.resolve() for place in places if place.exists()), None)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ragkit.evaluation import report as arithmetic
-from ragkit.evaluation.compare import compare, shared_metrics
+from ragkit.evaluation.compare import compare, compare_slices, shared_metrics
 from ragkit.evaluation.report import Scale, scale
-from ragkit.evaluation.summary import slice_of, summarise
-from ragkit.stages.report_runs import Evaluated, Reported, read_ranking
-from ragkit.stages.report_words import Headline, alone, ceiling, compared, is_shown
+from ragkit.evaluation.summary import summarise
+from ragkit.stages.evaluated import Systems, read_ranking
+from ragkit.stages.report_runs import Reported
+from ragkit.stages.report_words import Headline, alone, ceiling, compared
 
 TITLES = {"retrieval": "Finding passages", "answers": "Answering"}
 # The first that all systems have is the one that they are ranked by; others come after these.
@@ -40,12 +41,12 @@ class Rankings:
     separations: dict[str, tuple[list[float], list[float]]]
 
 
-def read_rankings(evaluated: Evaluated) -> Rankings:
+def read_rankings(evaluated: Systems) -> Rankings:
     """Read each system's run.trec, one at a time, and keep what is drawn of it."""
     found = Rankings({}, {}, {}, {})
     qrels = evaluated.qrels
-    for name, run in evaluated.runs.items():
-        ranked = read_ranking(run)
+    for name, path in evaluated.paths.items():
+        ranked = read_ranking(path)
         if ranked and qrels:
             found.ranks[name] = arithmetic.first_ranks(qrels, ranked)
             found.curves[name] = arithmetic.recall_curve(qrels, ranked)
@@ -54,7 +55,7 @@ def read_rankings(evaluated: Evaluated) -> Rankings:
     return found
 
 
-def comparison(evaluated: Evaluated, baseline: str, seed: int) -> dict[str, Any]:
+def comparison(evaluated: Systems, baseline: str, seed: int) -> dict[str, Any]:
     """Compare the systems of a kind in all metrics that they share, as the command does.
 
     Metrics that only some have are given as means.
@@ -75,17 +76,7 @@ def comparison(evaluated: Evaluated, baseline: str, seed: int) -> dict[str, Any]
     for name, cells in table["systems"].items():
         rest = {m: s for m, s in sheets[name].items() if m in shown and m not in shared}
         cells |= summarise(rest, clusters, seed)
-    table["slices"] = {
-        name: compare(
-            {n: slice_of(sheet, ids) for n, sheet in sheets.items()},
-            clusters,
-            [primary],
-            baseline,
-            seed,
-        )
-        for name, ids in evaluated.slices.items()
-        if ids & common and not common <= ids
-    }
+    table["slices"] = compare_slices(sheets, evaluated.slices, clusters, primary, baseline, seed)
     table["metrics"] = [metric for metric in shown if metric in shared]
     table["shown"] = shown
     table["unscored"] = len(set.union(*scored) - common)
@@ -97,22 +88,6 @@ def _wanted(kind: str, there: Iterable[str]) -> list[str]:
     known = list(there)
     others = [m for m in known if ("@" in m or m == "map") == (kind == "retrieval")]
     return [m for m in dict.fromkeys([*_METRICS[kind], *others]) if m in known][:_MOST_METRICS]
-
-
-def leading(table: Mapping[str, Any], ceilings: Iterable[str] = ()) -> str:
-    """Return the system that gains most on the baseline, ceilings apart; alone, the baseline.
-
-    One whose gain is shown goes before one with a larger gain that may be chance.
-    """
-    metric, left_out = table["metrics"][0], set(ceilings)
-    others = [name for name in table["differences"] if name not in left_out]
-    if not others:
-        return str(table["baseline"])
-    shown = [name for name in others if is_shown(table["differences"][name][metric])]
-    gain: dict[str, float] = {
-        name: float(table["differences"][name][metric]["mean"]) for name in shown or others
-    }
-    return max(gain, key=gain.__getitem__)
 
 
 def headline(
@@ -251,7 +226,7 @@ def score_panels(rankings: Rankings, shown: Sequence[str]) -> list[dict[str, Any
     return panels
 
 
-def f1_bars(evaluated: Evaluated, shown: Sequence[str]) -> dict[str, Any] | None:
+def f1_bars(evaluated: Systems, shown: Sequence[str]) -> dict[str, Any] | None:
     """Return how many answers have which F1, by system."""
     axis = Scale(0.0, 1.0, (0.0, 0.5, 1.0))
     counts = {

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ragkit.evaluation.compare import is_shown
 from ragkit.evaluation.report import hits, verdict
 
 _NAMES = {
@@ -23,7 +24,6 @@ _NAMES = {
 }
 _DOES = {"retrieval": "find passages", "answers": "answer"}
 _FIRST = 5  # results that a person looks at
-_SURE = 0.05  # largest corrected p-value of a difference that is claimed
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,6 @@ def interval(cell: Mapping[str, Any], sign: bool = False) -> str:
         return "—"
     low, high = cell["ci95"]
     return f"{signed(low)} to {signed(high)}" if sign else f"{low:.3f} to {high:.3f}"
-
-
-def is_shown(cell: Mapping[str, Any]) -> bool:
-    """Return True for a gain that the test set shows, corrected for having made several tests."""
-    return verdict(cell) == "better" and float(cell["p_holm"]) < _SURE
 
 
 def alone(

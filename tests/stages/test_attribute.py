@@ -268,12 +268,16 @@ def test_a_system_that_has_changed_under_its_name_is_refused(
 
 
 def judged_run(path: Path, folder: Path, verdicts: dict[str, float], **changed: Any) -> Path:
-    """Write what `ragkit judge` leaves of a cell."""
+    """Write what `ragkit judge` leaves of a cell; `changed` is of the first verdict alone."""
     records = read_jsonl(path / "cells" / "words+told+retrieved" / "predictions.jsonl")
     for record in records:
         if record["id"] in verdicts:
             record["scores"]["correct"] = verdicts[record["id"]]
-    write_jsonl(folder / "predictions.jsonl", ({**r, **changed} for r in records))
+    first = next(iter(verdicts), None)
+    write_jsonl(
+        folder / "predictions.jsonl",
+        ({**r, **changed} if r["id"] == first else r for r in records),
+    )
     return folder
 
 
