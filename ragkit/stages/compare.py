@@ -225,7 +225,8 @@ def _tables(kind: str, compared: dict[str, Any]) -> list[Table]:
 
 def _headline(kind: str, table: dict[str, Any]) -> str:
     """Say in a sentence which system is best, and by how much and how surely."""
-    systems, base, ceilings = table["systems"], table["baseline"], table.get("ceilings", [])
+    systems, base = table["systems"], table["baseline"]
+    ceilings = [name for name in table.get("ceilings", []) if name != base]
     metric = _SLICED[kind] if _SLICED[kind] in systems[base] else next(iter(systems[base]))
     name = leading(table["differences"], metric, base, ceilings)
     apart = f"; given the right passages, and so left out here: {', '.join(ceilings)}"

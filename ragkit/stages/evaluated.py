@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ragkit.data.files import parse_jsonl, read_json
+from ragkit.data.files import BadLines, parse_jsonl, read_json
 from ragkit.data.formats import trec
 from ragkit.errors import DataError
 from ragkit.evaluation.ranking import Qrels
@@ -93,7 +93,7 @@ def read_questions(file: Path) -> dict[str, Record]:
     """Read a per_query.jsonl or a predictions.jsonl: the record of each question, by its id.
 
     Raises:
-        DataError: no such file, no record in it, or, with their lines, those that are malformed or
+        DataError: no such file, no record in it, or, with its line, the first that is malformed or
             about a question that was there before.
     """
     records: dict[str, Record] = {}
@@ -104,8 +104,12 @@ def read_questions(file: Path) -> dict[str, Record]:
             raise ValueError(f"id: {checked['id']!r} is already in this file")
         records[checked["id"]] = checked
 
-    for _ in parse_jsonl(file, parse):
+    bad = BadLines(file, None)
+    for _ in parse_jsonl(file, parse, bad):
         pass
+    if bad.found:  # each line of a foreign file is wrong in the same way
+        (line, reason, _), more = bad.found[0], len(bad.found) - 1
+        raise DataError(f"{file}:{line}: {reason}" + (f" ({more} more bad lines)" if more else ""))
     if not records:
         raise DataError(f"{file}: no record in it")
     return records
