@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ragkit.config.blocks import Answerer, OpenAIAnswerer
+from pydantic import Field
+
+from ragkit.config.blocks import Answerer, InputPath, OpenAIAnswerer
 from ragkit.data.files import write_jsonl
 from ragkit.data.schema import Example, Passage
 from ragkit.errors import EndpointError
@@ -15,8 +17,22 @@ from ragkit.log import logger, progress
 from ragkit.qa.cost import Totals, read_price, tokens_of
 from ragkit.rag.answerers import Answer, Answers, build_answerer
 from ragkit.stages.results import latencies, speed
+from ragkit.stages.retrieval import EvaluationSource
 
 Given = Mapping[str, Sequence[Passage]]  # the passages that the answerer gets, of each question
+
+
+class AnsweringSource(EvaluationSource):
+    """Test examples, and what is needed to have them answered."""
+
+    n_passages: int = Field(3, gt=0, description="passages that the answerer gets")
+    top_k: int = Field(100, gt=0, description="passages retrieved; deeper, no rank is known")
+    max_failed: float = Field(
+        0.02, ge=0, le=1, description="share of the questions that may stay without an answer"
+    )
+    prices: InputPath | None = Field(
+        None, description="YAML with US dollars per million tokens of the models, for the cost"
+    )
 
 
 @dataclass(frozen=True)

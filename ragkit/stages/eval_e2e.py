@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 from rich.console import Group, RenderableType
 
-from ragkit.config.blocks import Answerer, ExtractiveAnswerer, InputPath
+from ragkit.config.blocks import Answerer, ExtractiveAnswerer
 from ragkit.data.files import (
     read_json,
     write_json,
@@ -23,11 +23,10 @@ from ragkit.evaluation.slices import names_of, slices_of
 from ragkit.rag.answerers import Answer
 from ragkit.retrieval.searchers import build_searcher
 from ragkit.runs import Run
-from ragkit.stages.answering import answer_all, cost_of
+from ragkit.stages.answering import AnsweringSource, answer_all, cost_of
 from ragkit.stages.results import latencies, leakage_line, report, rows_of, speed, speed_lines
 from ragkit.stages.retrieval import (
     METRICS,
-    EvaluationSource,
     Rankings,
     check_leaks,
     chosen_on_dev,
@@ -46,7 +45,7 @@ from ragkit.stages.sources import documents_of, read_sources
 from ragkit.stages.tables import Table
 
 
-class Config(EvaluationSource):
+class Config(AnsweringSource):
     """Configuration of `eval-e2e`."""
 
     answerer: Answerer = Field(
@@ -54,14 +53,6 @@ class Config(EvaluationSource):
     )
     passages: Literal["retrieved", "gold"] = Field(
         "retrieved", description="gold: the positives themselves, the ceiling of any retriever"
-    )
-    n_passages: int = Field(3, gt=0, description="passages that the answerer gets")
-    top_k: int = Field(100, gt=0, description="passages retrieved, for the retrieval metrics")
-    max_failed: float = Field(
-        0.02, ge=0, le=1, description="share of the questions that may stay without an answer"
-    )
-    prices: InputPath | None = Field(
-        None, description="YAML with US dollars per million tokens of the model, for the cost"
     )
 
 

@@ -17,7 +17,6 @@ from ragkit.config.blocks import (
     Dense,
     ExtractiveAnswerer,
     Fused,
-    InputPath,
     Retriever,
 )
 from ragkit.config.load import Source, build
@@ -25,17 +24,17 @@ from ragkit.evaluation.grid import Cell, cells
 from ragkit.log import logger
 from ragkit.runs import Run
 from ragkit.stages import STAGES, eval_e2e, index
+from ragkit.stages.answering import AnsweringSource
 from ragkit.stages.pipeline import run_stage
-from ragkit.stages.retrieval import EvaluationSource
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")  # in a folder's name, and in --set answerers.NAME
 
 
-class GridSource(EvaluationSource):
+class GridSource(AnsweringSource):
     """Test examples, and the systems whose every pair is evaluated on them."""
 
     # each cell guards its own systems; so may a grid be extended
-    UNCOMPARED = EvaluationSource.UNCOMPARED | {"retrievers", "answerers"}
+    UNCOMPARED = AnsweringSource.UNCOMPARED | {"retrievers", "answerers"}
 
     retriever: Retriever = Field(
         Dense(type="dense"),
@@ -51,14 +50,6 @@ class GridSource(EvaluationSource):
         {},
         description="systems that answer, the baseline first, each with the keys of `answerer` in "
         "eval-e2e; unset: extractive",
-    )
-    n_passages: int = Field(3, gt=0, description="passages that the answerer gets")
-    top_k: int = Field(100, gt=0, description="passages retrieved; deeper, no rank is known")
-    max_failed: float = Field(
-        0.02, ge=0, le=1, description="share of a cell's questions that may stay without an answer"
-    )
-    prices: InputPath | None = Field(
-        None, description="YAML with US dollars per million tokens of the models, for the cost"
     )
 
     @field_validator("retrievers", "answerers")
