@@ -40,8 +40,8 @@ class EvaluationSource(ExampleSource):
     protocol: Literal["ragkit", "chatrag-bench"] = Field(
         "ragkit",
         description="chatrag-bench: search for the last five messages with their roles, among the "
-        "passages of the question's own document; recall@1, @5 and @20; an answer that says that "
-        "it cannot be found is a refusal, and F1 counts refusals of unanswerable questions",
+        "passages of the question's own document; recall@1, @5 and @20; an unanswerable "
+        "question has an F1 of 1 where it is declined, by words such as `cannot find` too, else 0",
     )
     dev: InputPath | None = Field(
         None, description="examples on which a fusion weight is chosen; unset: dev.jsonl beside"
