@@ -66,7 +66,7 @@ def run(config: Config, run: Run) -> None:
     result: dict[str, dict[str, Any]] = {}
     lost: list[dict[str, Any]] = []
     for kind, systems in kinds.items():
-        _check_same_judge(systems)
+        systems.check_same_judge()
         _tell_failed(systems)
         baseline = next((b for b in config.baseline if b in systems.sheets), None)
         baseline = baseline or next(iter(systems.sheets))
@@ -103,21 +103,6 @@ def _read(labels: Sequence[str], paths: Sequence[Path]) -> dict[str, Systems]:
             raise DataError(f"{path}: no evaluation in it (neither {files})")
         kinds.setdefault(kind, Systems(kind)).add(label, path, RECORDS[kind])
     return kinds
-
-
-def _check_same_judge(systems: Systems) -> None:
-    """Refuse scores of one criterion by different judges, prompts or scales."""
-    marks: dict[str, dict[str, str]] = {}
-    for name, records in systems.records.items():
-        for record in records.values():
-            for criterion, judged in record.get("judge", {}).items():
-                marks.setdefault(criterion, {})[judged["mark"]] = name
-    for criterion, found in marks.items():
-        if len(found) > 1:
-            raise DataError(
-                f"{' and '.join(found.values())}: {criterion} was judged in different ways (model, "
-                "server, temperature, scale or prompt); judge both runs alike"
-            )
 
 
 def _tell_failed(systems: Systems) -> None:

@@ -187,6 +187,24 @@ class Systems:
                 f"{len(found)}; {odd[0]!r} is in one of them only); runs of one test set are needed"
             )
 
+    def check_same_judge(self) -> None:
+        """Refuse scores of one criterion by different judges.
+
+        Raises:
+            DataError: of another model, server, temperature, scale or prompt.
+        """
+        marks: dict[str, dict[str, str]] = {}
+        for name, records in self.records.items():
+            for record in records.values():
+                for criterion, judged in record.get("judge", {}).items():
+                    marks.setdefault(criterion, {})[judged["mark"]] = name
+        for criterion, found in marks.items():
+            if len(found) > 1:
+                raise DataError(
+                    f"{' and '.join(found.values())}: {criterion} was judged in different ways "
+                    "(model, server, temperature, scale or prompt); judge both runs alike"
+                )
+
     @property
     def slices(self) -> dict[str, set[str]]:
         """The questions in each slice, but for slices that are not the same in all systems.

@@ -115,7 +115,8 @@ def evaluations(runs: Iterable[Reported]) -> dict[str, Systems]:
     Where no run is of a retriever alone, retrieval is read from the runs that went on to answers.
 
     Raises:
-        DataError: malformed records, or runs of one kind on different test sets.
+        DataError: malformed records, or runs of one kind on different test sets or by different
+            judges.
     """
     found: dict[str, Systems] = {}
     everything = list(runs)
@@ -124,6 +125,8 @@ def evaluations(runs: Iterable[Reported]) -> dict[str, Systems]:
         for run in everything:
             if (run.path / file).exists() and run.path not in judged:
                 found.setdefault(kind, Systems(kind)).add(run.name, run.path, file)
+    for systems in found.values():
+        systems.check_same_judge()
     if "answers" in found and "retrieval" not in found:
         answers, retrieved = found["answers"], Systems("retrieval")
         for name, path in answers.paths.items():

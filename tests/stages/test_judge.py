@@ -682,6 +682,8 @@ def test_runs_that_were_judged_in_different_ways_are_not_compared(
     judged = [stage("judge", **values), stage("judge", **{**other, "output": str(tmp_path / "b")})]
     with pytest.raises(DataError, match="correct was judged in different ways"):
         stage("compare", runs=list(map(str, judged)), output=str(tmp_path / "compared"))
+    with pytest.raises(DataError, match="correct was judged in different ways"):
+        stage("report", runs=list(map(str, judged)), output=str(tmp_path / "reported"))
 
 
 @pytest.fixture
