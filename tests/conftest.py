@@ -208,6 +208,7 @@ class ChatServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
+        self.recording = threading.Lock()  # a request and its key are recorded together
         self.closing = threading.Event()
         self.reply: Callable[[dict[str, Any]], Response] = lambda _: Response.says("fine")
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
@@ -218,8 +219,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append(request)
-        self.server.keys.append(self.headers["Authorization"])
+        with self.server.recording:
+            self.server.requests.append(request)
+            self.server.keys.append(self.headers["Authorization"])
         response = self.server.reply(request)
         if not response.status:
             return
