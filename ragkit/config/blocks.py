@@ -126,6 +126,23 @@ class ReadingConfig(StageConfig):
     )
 
 
+class BuyingConfig(StageConfig):
+    """What a command's configuration has where it asks models whose answers cost something."""
+
+    journal: Path | None = Field(
+        None, description="where answers are kept, to be shared by runs; unset: the run directory"
+    )
+    max_cost: float | None = Field(
+        None, ge=0, description="US dollars that this start may spend; needs prices"
+    )
+    max_requests: int | None = Field(
+        None, ge=0, description="requests this start may send, repeated ones included"
+    )
+    prices: InputPath | None = Field(
+        None, description="YAML of {model: {input, output}}, US dollars per million tokens"
+    )
+
+
 class Columns(Block):
     """Names of the columns (CSV) or fields (JSONL) of foreign files; unset ones are looked for."""
 

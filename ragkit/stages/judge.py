@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from rich.console import RenderableType
 
-from ragkit.config.blocks import Endpoint, InputPath, StageConfig
+from ragkit.config.blocks import BuyingConfig, Endpoint, InputPath
 from ragkit.config.judging import Judge as JudgeConfig
 from ragkit.data.files import read_json, sha256_text, write_json, write_jsonl
 from ragkit.errors import ConfigError
@@ -42,7 +42,7 @@ _JOURNAL = "journal.jsonl"
 _NOT_DRAWN_Z = 3.0  # standard errors from which on labels are no random draw
 
 
-class Config(StageConfig):
+class Config(BuyingConfig):
     """Configuration of `judge`."""
 
     runs: list[InputPath] = Field(
@@ -77,18 +77,6 @@ class Config(StageConfig):
     )
     replicates: int = Field(0, ge=0, description="times that a sample is asked again, for noise")
     replicate_questions: int = Field(50, gt=0, description="questions in that sample")
-    journal: Path | None = Field(
-        None, description="where replies are kept, to be shared by runs; unset: the run directory"
-    )
-    max_cost: float | None = Field(
-        None, ge=0, description="US dollars that this start may spend; needs prices"
-    )
-    max_requests: int | None = Field(
-        None, ge=0, description="requests this start may send, repeated ones included"
-    )
-    prices: InputPath | None = Field(
-        None, description="YAML of {model: {input, output}}, US dollars per million tokens"
-    )
 
     @model_validator(mode="after")
     def _fill_in_criteria(self) -> "Config":

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from rich.console import RenderableType
 from rich.markdown import Markdown
 
-from ragkit.config.blocks import Block, Chunking, DocumentSource, InputPath
+from ragkit.config.blocks import Block, BuyingConfig, Chunking, DocumentSource, InputPath
 from ragkit.config.teaching import AnswerTeacher, Filters, HeuristicTeacher, ModelTeacher, Teacher
 from ragkit.data.corpus import CorpusFile
 from ragkit.data.files import (
@@ -75,7 +75,7 @@ class Reading(Block):
     n: int = Field(3, gt=0, description="exercises a passage, at most")
 
 
-class Config(DocumentSource):
+class Config(DocumentSource, BuyingConfig):
     """Configuration of `qa-gen`."""
 
     chunk: Chunking | None = Field(
@@ -111,18 +111,6 @@ class Config(DocumentSource):
         None, description="JSONL of {passage, question, answer, style?} shown to the teacher"
     )
     limit: int | None = Field(None, gt=0, description="ask about so many passages only")
-    journal: Path | None = Field(
-        None, description="where answers are kept, to be shared by runs; unset: the run directory"
-    )
-    max_cost: float | None = Field(
-        None, ge=0, description="US dollars that this start may spend; needs prices"
-    )
-    max_requests: int | None = Field(
-        None, ge=0, description="requests this start may send, repeated ones included"
-    )
-    prices: InputPath | None = Field(
-        None, description="YAML of {model: {input, output}}, US dollars per million tokens"
-    )
     max_silent: float = Field(
         0.02, ge=0, le=1, description="share of requests that may fail; more stops the run"
     )
