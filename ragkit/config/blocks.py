@@ -324,16 +324,6 @@ class Endpoint(Block):
         return url
 
 
-class ExtractiveAnswerer(Block):
-    """The sentences of the passages that are nearest to the question; no generator."""
-
-    type: Literal["extractive"]
-    model: ModelRef = Field(EMBEDDED, description="the encoder that compares sentences")
-    n_sentences: int = Field(1, gt=0, description="sentences in an answer")
-    min_score: float = Field(0.0, description="below this similarity it abstains; 0: never")
-    encoder: EncoderOptions = EncoderOptions()
-
-
 class LocalModel(Block):
     """A local causal or encoder-decoder model, and how it generates."""
 
@@ -341,36 +331,17 @@ class LocalModel(Block):
     max_new_tokens: int = Field(128, gt=0, description="longest answer, in tokens")
     batch_size: int = Field(8, gt=0, description="texts generated together")
     temperature: float = Field(0.0, ge=0, description="of sampling; 0: greedy")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="sample from the likeliest tokens of this sum"
+    )
+    top_k: int = Field(0, ge=0, description="sample from so many likeliest tokens; 0: from all")
+    stop: list[str] = Field([], description="texts that end an answer and are left out of it")
     seed: int = Field(0, description="of sampling, where the temperature is above 0")
     precision: Precision = Field(
         "auto", description="auto: bf16 where the machine multiplies in it"
     )
     device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
     trust_remote_code: bool = Field(False, description="run code that comes with a model")
-
-
-_CITE = Field(
-    False,
-    description="ask for the numbers of passages after each statement; they are taken out of the "
-    "answer, and scored",
-)
-
-
-class HfAnswerer(LocalModel):
-    """A local causal or encoder-decoder model."""
-
-    type: Literal["hf"]
-    cite: bool = _CITE
-
-
-class OpenAIAnswerer(Endpoint):
-    """A model behind an OpenAI-compatible server."""
-
-    type: Literal["openai"]
-    cite: bool = _CITE
-
-
-Answerer = Annotated[ExtractiveAnswerer | HfAnswerer | OpenAIAnswerer, Field(discriminator="type")]
 
 
 def beside(path: Path, name: str, context: Mapping[str, Any] | None = None) -> Path | None:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ragkit.config.blocks import Answerer, ExtractiveAnswerer, HfAnswerer, OpenAIAnswerer
+from ragkit.config.answering import Answerer, ExtractiveAnswerer, HfAnswerer, OpenAIAnswerer
 from ragkit.data.schema import Example, Passage
 from ragkit.models.encoder import Encoder
 from ragkit.models.endpoint import Client
@@ -109,7 +109,8 @@ class HfAnswers:
         self, examples: Sequence[Example], passages: Sequence[Sequence[Passage]]
     ) -> Iterator[tuple[int, Answer]]:
         """Generate an answer for each question."""
-        chats = _chats(examples, passages, self.config.cite)
+        cite = bool(self.config.cite)
+        chats = _chats(examples, passages, cite)
         prompts = [self.generator.render(chat, plain_text) for chat in chats]
         for first in range(0, len(prompts), _TOGETHER):
             start = time.perf_counter()
@@ -119,7 +120,7 @@ class HfAnswers:
                 usage = {
                     "prompt_tokens": output.prompt_tokens, "completion_tokens": output.tokens,
                 }  # fmt: skip
-                yield i, _generated(output.text, passages[i], self.config.cite, latency_ms, usage)
+                yield i, _generated(output.text, passages[i], cite, latency_ms, usage)
 
 
 class OpenAIAnswers:
@@ -147,6 +148,7 @@ def build_answerer(config: Answerer) -> Answers:
         return ExtractiveAnswers(config)
     if isinstance(config, HfAnswerer):
         return HfAnswers(config)
+    assert isinstance(config, OpenAIAnswerer)
     return OpenAIAnswers(config)
 
 

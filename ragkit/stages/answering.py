@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import Field
 
-from ragkit.config.blocks import Answerer, InputPath, OpenAIAnswerer
+from ragkit.config.answering import Answerer, OpenAIAnswerer
+from ragkit.config.blocks import InputPath
 from ragkit.data.files import write_jsonl
 from ragkit.data.schema import Example, Passage
 from ragkit.errors import EndpointError

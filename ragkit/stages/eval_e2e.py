@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 from rich.console import Group, RenderableType
 
-from ragkit.config.blocks import Answerer, ExtractiveAnswerer
+from ragkit.config.answering import Answerer, ExtractiveAnswerer
 from ragkit.data.files import (
     read_json,
     write_json,

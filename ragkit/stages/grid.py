@@ -12,13 +12,8 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from ragkit.config.blocks import (
-    Answerer,
-    Dense,
-    ExtractiveAnswerer,
-    Fused,
-    Retriever,
-)
+from ragkit.config.answering import Answerer, ExtractiveAnswerer
+from ragkit.config.blocks import Dense, Fused, Retriever
 from ragkit.config.load import Source, build
 from ragkit.evaluation.grid import Cell, cells
 from ragkit.log import logger

@@ -20,7 +20,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from ragkit.config.blocks import HfAnswerer
+from ragkit.config.answering import HfAnswerer
 from ragkit.errors import ModelError
 from ragkit.log import logger
 from ragkit.models.generator import Generated, Generator

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ragkit.config.blocks import ExtractiveAnswerer, HfAnswerer, OpenAIAnswerer
+from ragkit.config.answering import ExtractiveAnswerer, HfAnswerer, OpenAIAnswerer
 from ragkit.data.schema import Example, Passage
 from ragkit.errors import EndpointError
 from ragkit.models.generator import Generated

@@ -2,11 +2,11 @@
 
 import pytest
 
+from ragkit.config.answering import Prompting
 from ragkit.data.schema import Example, Passage, Turn
 from ragkit.rag.prompts import (
     CITE,
     REFUSAL,
-    SYSTEM,
     is_refusal,
     messages,
     plain_text,
@@ -14,6 +14,7 @@ from ragkit.rag.prompts import (
 )
 
 PASSAGES = [Passage("a", "It takes 24 V.", title="B200"), Passage("b", "It takes 48 V.")]
+SYSTEM = Prompting().system.replace("{refusal}", REFUSAL)
 HISTORY = (Turn("user", "Which one?"), Turn("assistant", "The B200."))
 
 

@@ -1,0 +1,202 @@
+"""From questions and passages to a generator's tokens, the same when it is trained and when asked.
+
+Where a prompt is too long, the oldest turns of its conversation go until half the room is left to
+the passages, and these lose their ends, the longest first; the question and the instructions never
+do. What the prompt says is `ragkit.rag.prompts`'s business.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from ragkit.config.answering import Prompting
+from ragkit.data.schema import Example, Passage
+from ragkit.errors import ModelError
+from ragkit.rag.prompts import chat, pair_text, plain_answer, plain_text
+
+Chat = Sequence[Mapping[str, str]]
+_LEAST = 8  # tokens of a passage, below which it is left out whole
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model reads before it answers.
+
+    texts: the tokens of the one prompt; in fusion-in-decoder of each passage with the question
+    cut: passages that lost their end or are left out whole
+    turns_cut: turns of the conversation that are left out
+    """
+
+    texts: tuple[tuple[int, ...], ...]
+    cut: int = 0
+    turns_cut: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are read."""
+        return sum(map(len, self.texts))
+
+
+@dataclass(frozen=True)
+class Prompter:
+    """Writes prompts and answers as the tokens of one model.
+
+    ends: tokens that end an answer, the first of them where a template has none of its own
+    decoder: the model goes on from its prompt; else it has an encoder that reads it
+    fused: each passage is read alone, with the question (fusion-in-decoder)
+    max_length: tokens of a prompt, of an encoder; with the answer's, of a decoder
+    max_answer_tokens: room that a decoder's prompt leaves
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    ends: Sequence[int]
+    decoder: bool
+    max_length: int
+    max_answer_tokens: int
+    prompt: Prompting = field(default_factory=Prompting)
+    cite: bool = False
+    fused: bool = False
+
+    @property
+    def room(self) -> int:
+        """Tokens that a prompt may have."""
+        return self.max_length - (self.max_answer_tokens if self.decoder else 0)
+
+    @property
+    def uses_template(self) -> bool:
+        """Whether the tokenizer's chat template writes the prompt."""
+        return bool(self.tokenizer.chat_template) and self.prompt.template == "auto"
+
+    def write(self, example: Example, passages: Sequence[Passage]) -> Prompt | None:
+        """Return the prompt; None where not even the question has room."""
+        groups = [[p] for p in passages] or [[]] if self.fused else [list(passages)]
+        parts = [self._fitted(example, group) for group in groups]
+        whole = [part for part in parts if part is not None]
+        if len(whole) < len(parts):
+            return None
+        return Prompt(
+            tuple(part.texts[0] for part in whole),
+            sum(part.cut for part in whole),
+            max(part.turns_cut for part in whole),
+        )
+
+    def answer(self, example: Example, answer: str) -> tuple[int, ...]:
+        """Return the tokens that follow a prompt, one token of end after them.
+
+        Those of the answer do not depend on the passages.
+        """
+        return self.reply(self._chat(example, [], 0), answer)
+
+    def reply(self, asked: Chat, answer: str) -> tuple[int, ...]:
+        """Return the tokens that follow a chat, one token of end after them."""
+        tail = self._tail(asked, answer)
+        ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"]
+        end = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))
+        return (*ids[:end], ids[end] if end < len(ids) else self.ends[0])
+
+    def tokens(self, asked: Chat) -> tuple[int, ...]:
+        """Return the tokens of a chat up to its answer."""
+        text = self.render(asked)
+        # templates write their own special tokens
+        ids = self.tokenizer(text, add_special_tokens=not self.uses_template)["input_ids"]
+        if self.decoder and not self.uses_template and ids and ids[-1] in self.ends:
+            ids = ids[:-1]  # a tokenizer that ends every text: this one goes on
+        return tuple(ids)
+
+    def render(self, asked: Chat, answered: str | None = None) -> str:
+        """Return a chat as text, up to its answer; with the answer where one is given."""
+        if not self.uses_template:
+            text = plain_text(asked, self.prompt.plain)
+            return text if answered is None else text + plain_answer(answered, self.prompt.plain)
+        said = [dict(message) for message in asked]
+        said += [] if answered is None else [{"role": "assistant", "content": answered}]
+        try:
+            return self._apply(said, answered is None)
+        except TemplateError as error:
+            if said[0]["role"] != "system":
+                raise ModelError(f"the chat template cannot write this chat: {error}") from error
+        # Gemma's and Mistral's older templates know no instructions of their own
+        return self._apply(_without_system(said), answered is None)
+
+    def _apply(self, said: list[dict[str, str]], asking: bool) -> str:
+        options: dict[str, Any] = dict(self.prompt.template_options)
+        return str(
+            self.tokenizer.apply_chat_template(
+                said, tokenize=False, add_generation_prompt=asking, **options
+            )
+        )
+
+    def _tail(self, asked: Chat, answer: str) -> str:
+        if not self.decoder:
+            return answer
+        before, whole = self.render(asked), self.render(asked, answer)
+        # templates that write a finished turn otherwise than one to come
+        return whole.removeprefix(before) if whole.startswith(before) else answer
+
+    def _chat(self, example: Example, texts: Sequence[str], turns_cut: int) -> Chat:
+        history = example.history[turns_cut:]
+        return chat(example, texts, history, self.cite, self.prompt)
+
+    def _read(self, example: Example, texts: Sequence[str], turns_cut: int = 0) -> tuple[int, ...]:
+        if not self.fused:
+            return self.tokens(self._chat(example, texts, turns_cut))
+        text = pair_text(example, "".join(texts), example.history[turns_cut:])
+        return tuple(self.tokenizer(text)["input_ids"])
+
+    def _fitted(self, example: Example, passages: Sequence[Passage]) -> Prompt | None:
+        texts = [p.rendered for p in passages]
+        ids = self._read(example, texts)
+        if len(ids) <= self.room:
+            return Prompt((ids,))
+        turns = self._turns_cut(example)
+        spans = self._spans(texts)
+        sizes = [len(s) for s in spans]
+        most, shown = max(sizes, default=0), texts
+        ids = self._read(example, texts, turns)
+        while len(ids) > self.room and most:
+            most = _common_length(sizes, most, len(ids) - self.room)
+            shown = [_beginning(t, s, most) for t, s in zip(texts, spans, strict=True)]
+            ids = self._read(example, [t for t in shown if t], turns)
+        cut = sum(a != b for a, b in zip(shown, texts, strict=True))
+        return Prompt((ids,), cut, turns) if len(ids) <= self.room else None
+
+    def _turns_cut(self, example: Example) -> int:
+        """Return how many turns have to go so that the rest leaves half the room to passages."""
+        turns = 0
+        while turns < len(example.history) and (
+            2 * len(self._read(example, [], turns)) > self.room
+        ):
+            turns += 1
+        return turns
+
+    def _spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """Return where in its text each token of it stands."""
+        if not texts:
+            return []
+        found = self.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+        return [list(spans) for spans in found["offset_mapping"]]
+
+
+def _common_length(sizes: Collection[int], most: int, excess: int) -> int:
+    """Return the greatest length below `most` that takes `excess` off the sizes, or 0."""
+    total = sum(min(size, most) for size in sizes)
+    for length in range(most - 1, _LEAST - 1, -1):
+        if total - sum(min(size, length) for size in sizes) >= excess:
+            return length
+    return 0
+
+
+def _beginning(text: str, spans: Sequence[tuple[int, int]], most: int) -> str:
+    """Return so many tokens of a text, all of it where it has no more."""
+    if len(spans) <= most:
+        return text
+    return text[: spans[most - 1][1]] if most else ""
+
+
+def _without_system(said: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Put the instructions before what the user says first."""
+    first, asked, *rest = said
+    return [{**asked, "content": f"{first['content']}\n\n{asked['content']}"}, *rest]
