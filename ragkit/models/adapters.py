@@ -1,4 +1,4 @@
-"""Low-rank adapters on an encoder's towers (LoRA, Hu et al., 2021), by peft.
+"""Low-rank adapters on a generator or an encoder's towers (LoRA, Hu et al., 2021), by peft.
 
 While they are on, the base is frozen and checkpoints hold the adapters alone. `merge_adapters` puts
 saved adapters into the weights of a base, which is then a model like any other.
@@ -10,12 +10,49 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
+from transformers import PreTrainedModel
 
 from ragkit.config.training import Lora
 from ragkit.errors import ModelError
 from ragkit.models.encoder import Encoder
+
+
+def with_adapters(model: PreTrainedModel, lora: Lora, save: list[str] | None = None) -> PeftModel:
+    """Return a generator with adapters, all else frozen.
+
+    save: names of heads that are trained whole
+    Raises:
+        ModelError: the model has no module of a name in `target_modules`.
+    """
+    _check_targets(lora, [n for n, m in model.named_modules() if isinstance(m, nn.Linear)])
+    if lora.quantize:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        modules_to_save=save,
+    )
+    with _older_names():
+        return get_peft_model(model, config)
+
+
+def continue_adapters(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """Return a generator with saved adapters that go on learning."""
+    with _older_names():
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+
+
+def merged(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Return the model that adapters were trained on with the saved ones added to its weights."""
+    with _older_names():
+        adapter = PeftModel.from_pretrained(model, str(folder))
+    whole = adapter.merge_and_unload()
+    assert isinstance(whole, PreTrainedModel)
+    return whole
 
 
 def add_adapters(encoder: Encoder, lora: Lora) -> dict[str, PeftModel]:

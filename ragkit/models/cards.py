@@ -25,6 +25,7 @@ class Card:
     prompt: dict[str, Any] = field(default_factory=dict)
     cite: bool = False
     max_length: int | None = None
+    max_answer_tokens: int | None = None
     n_passages: int | None = None
     no_answer_margin: float | None = None
 

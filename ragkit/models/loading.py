@@ -80,7 +80,7 @@ def _load_model(
         return _load_dpr(config, place)
     how: dict[str, Any] = {"dtype": torch.float32}
     if quantize == "4bit":
-        how |= _four_bits()
+        how |= four_bits()
     if config.model_type == "t5":
         return T5EncoderModel.from_pretrained(**place, **how)
     if getattr(config, "is_encoder_decoder", False):
@@ -108,7 +108,7 @@ def _load_dpr(config: PretrainedConfig, place: dict[str, Any]) -> BertModel:
     return bert
 
 
-def _four_bits() -> dict[str, Any]:
+def four_bits() -> dict[str, Any]:
     """Return the arguments that load a model in 4 bits, as QLoRA does (Dettmers et al., 2023)."""
     if not torch.cuda.is_available():
         raise ModelError("lora.quantize: 4bit needs a CUDA GPU, and this machine has none")

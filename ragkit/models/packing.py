@@ -6,6 +6,7 @@ lengths are one batched attention call, so texts should come sorted by length.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +20,17 @@ _NEAR = 16
 # On a CPU, texts whose weights together fit its caches, a head's count: 256 x 256.
 _MOST = 1 << 16
 _ROTARY = ("modernbert", "llama", "mistral", "qwen2", "qwen3")
+
+
+@contextmanager
+def attending(model: Any, implementation: str) -> Iterator[None]:
+    """Have a model attend by another implementation while the block runs."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 def position_offset(config: PretrainedConfig) -> int | None:

@@ -89,6 +89,22 @@ def decided(decide: Callable[[], T]) -> T:
     return box[0]  # type: ignore[return-value]
 
 
+def number() -> int:
+    """Return this process's rank, from 0."""
+    return int(os.environ["RANK"]) if count() > 1 else 0
+
+
+def collected(mine: list[T]) -> list[T]:
+    """Return the lists of all processes, one after the other, in every process."""
+    if count() == 1:
+        return mine
+    import torch.distributed as dist
+
+    parts: list[list[T]] = [[] for _ in range(count())]
+    dist.all_gather_object(parts, mine)
+    return [item for part in parts for item in part]
+
+
 def wait() -> None:
     """Go on when every process is here."""
     if count() > 1:

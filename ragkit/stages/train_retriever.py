@@ -23,8 +23,9 @@ from ragkit.retrieval.guards import CorpusWords
 from ragkit.retrieval.negatives import Rules, remine
 from ragkit.runs import Run
 from ragkit.stages.sources import ExampleSource, bad_lines, read_sources
+from ragkit.training.measuring import write_summary
 from ragkit.training.remining import Remine
-from ragkit.training.retriever import Evaluate, train_retriever, write_summary
+from ragkit.training.retriever import Evaluate, train_retriever
 from ragkit.training.selection import dev_corpus, scorer
 
 DISTRIBUTED = True

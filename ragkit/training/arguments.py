@@ -38,14 +38,17 @@ def training_arguments(
     seed: int,
     *,
     metric: str | None = None,
+    greater_is_better: bool = True,
     resumed: bool = False,
     layers: list[str] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> TrainingArguments:
     """Return the Trainer's arguments.
 
     folder: of the checkpoints
     metric: the dev metric that chooses the best checkpoint; None: there is no dev set
     layers: class names of the model's layers, which FSDP wraps
+    more: further arguments
     Raises:
         ConfigError: settings that do not go together, or not with this machine.
         MissingExtraError: DeepSpeed is asked for and not installed.
@@ -61,6 +64,7 @@ def training_arguments(
     arguments = _basic(folder, loop, n_examples, seed) | {
         "bf16": bf16,
         "use_cpu": device.type == "cpu",
+        **(more or {}),
     }
     if metric is not None:
         arguments |= {
@@ -68,7 +72,7 @@ def training_arguments(
             "eval_on_start": not resumed,
             "load_best_model_at_end": True,
             "metric_for_best_model": f"eval_{metric}",
-            "greater_is_better": True,
+            "greater_is_better": greater_is_better,
             "restore_callback_states_from_checkpoint": True,
         }
     if loop.deepspeed:
@@ -241,7 +245,9 @@ def _basic(folder: Path, loop: TrainLoop, n_examples: int, seed: int) -> dict[st
 
 def plain_settings(loop: TrainLoop) -> Mapping[str, Any]:
     """Return what of the loop decides the weights, with the contents of the files it names."""
-    settings = loop.model_dump(mode="json", exclude={"device", "report_to", "precision"})
+    settings = loop.model_dump(
+        mode="json", exclude={"device", "report_to", "precision", "halve_batch"}
+    )
     for key, path in (("deepspeed", loop.deepspeed), ("fsdp", loop.fsdp)):
         settings[key] = _read_settings(f"loop.{key}", path) if path else None
     return {**settings, "bf16": use_bf16(loop.precision, pick_device(loop.device))}

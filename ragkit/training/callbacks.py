@@ -14,14 +14,22 @@ from ragkit.training.finite import LossWatch
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]
-    """Shows pairs/s and the time left, keeps history.jsonl up to date, tells the data the epoch.
+    """Shows how fast it goes and the time left, keeps history.jsonl up to date, tells the epoch.
 
-    n_pairs: of an epoch
+    n_units: of an epoch
     begin_epoch: called with the number of each epoch that begins, from 0
+    unit: what a training set consists of
     """
 
-    def __init__(self, folder: Path, n_pairs: int, begin_epoch: Callable[[int], None]) -> None:
-        self.folder, self.n_pairs, self.begin_epoch = folder, n_pairs, begin_epoch
+    def __init__(
+        self,
+        folder: Path,
+        n_units: int,
+        begin_epoch: Callable[[int], None],
+        unit: str = "pairs",
+    ) -> None:
+        self.folder, self.n_units, self.begin_epoch = folder, n_units, begin_epoch
+        self.unit = unit
         self.meter: Meter | None = None
 
     def on_train_begin(
@@ -29,12 +37,12 @@ class Progress(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         batches: Sized = more["train_dataloader"]
         self.steps = -(-len(batches) // args.gradient_accumulation_steps)
-        self.meter = Meter("training", self._pairs(state.max_steps), "pairs")
-        self.meter.skip(self._pairs(state.global_step))
+        self.meter = Meter("training", self._units(state.max_steps), self.unit)
+        self.meter.skip(self._units(state.global_step))
 
-    def _pairs(self, steps: int) -> int:
-        """Return the pairs of so many steps; the last of an epoch can have fewer than others."""
-        return round(self.n_pairs * steps / self.steps)
+    def _units(self, steps: int) -> int:
+        """Return the units of so many steps; the last of an epoch can have fewer than others."""
+        return round(self.n_units * steps / self.steps)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -45,7 +53,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         assert self.meter is not None
-        self.meter.advance(self._pairs(state.global_step) - self.meter.done)
+        self.meter.advance(self._units(state.global_step) - self.meter.done)
         _log_what_is_saved(control)
 
     def on_epoch_end(

@@ -7,17 +7,17 @@ caller. Where examples, negatives and results come from and go to is the stage's
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_model
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerState
+from transformers import EarlyStoppingCallback, PrinterCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ragkit.config.training import Contrastive, TrainLoop
-from ragkit.data.files import sha256_text, write_json
+from ragkit.data.files import sha256_text
 from ragkit.data.schema import Example, Passage, known_positives
 from ragkit.errors import ConfigError
 from ragkit.log import logger
@@ -38,27 +38,13 @@ from ragkit.training.dropout import set_dropout
 from ragkit.training.examples import training_pairs
 from ragkit.training.finite import LossWatch
 from ragkit.training.guide import guide_vectors
+from ragkit.training.measuring import MeasuringTrainer, Trained, read_summary
 from ragkit.training.remining import Remine, RemineNegatives
 
 Evaluate = Callable[[Encoder], Mapping[str, float]]
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What a training run came to.
-
-    best_step: the optimiser step of the checkpoint that was kept; None: there was no dev set
-    dev_before, dev_best: the dev metric of the encoder before training and of the one kept
-    """
-
-    steps: int
-    seconds: float
-    best_step: int | None
-    dev_before: float | None
-    dev_best: float | None
-
-
-class RetrieverTrainer(Trainer):
+class RetrieverTrainer(MeasuringTrainer):
     """A Trainer whose evaluation is a retrieval metric, measured in rank 0 for all.
 
     plain: the model with whole weights, for rank 0 to measure and to keep; the one that is trained,
@@ -69,20 +55,15 @@ class RetrieverTrainer(Trainer):
     score: Evaluate
     plain: ContrastiveModel
 
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Compute the dev metrics, log them and tell the callbacks."""
+    def measured(self) -> dict[str, float]:
+        """Compute the dev metrics."""
         self.gather_weights()
         scores = ranks.decided(lambda: dict(self.score(self.plain.encoder)))
         if self.plain is self.model:
             self.plain.train(self.is_in_train)
         else:
             self.plain.to("cpu")
-        metrics = {f"eval_{name}": value for name, value in scores.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        return metrics
+        return scores
 
     def gather_weights(self) -> None:
         """Bring `plain` up to date in rank 0; all processes call this together."""
@@ -139,7 +120,7 @@ def train_retriever(
     if checkpoint and is_finished(state := read_state(checkpoint), loop.patience):
         best = Path(state.best_model_checkpoint or checkpoint)
         load_model(plain, best / "model.safetensors")
-        return _summary(state, 0.0, metric)
+        return read_summary(state, 0.0, metric)
     passages: dict[str, TokenIds] = {}  # grows where negatives are mined again
     learn = partial(_tokenize_passages, encoder, corpus, passages)
     learn(dataset.examples)
@@ -187,7 +168,7 @@ def train_retriever(
         # else what is loaded next is taken apart too, at stage 3
         unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
     trainer.gather_weights()
-    return _summary(trainer.state, result.metrics["train_runtime"], metric)
+    return read_summary(trainer.state, result.metrics["train_runtime"], metric)
 
 
 def _made_from(
@@ -229,29 +210,3 @@ def _tokenize_passages(
     token_ids = encoder.tokenize([corpus[i].rendered for i in needed], "passage")
     log_cut(encoder.tower("passage"), token_ids, "training passages")
     passages.update(zip(needed, token_ids, strict=True))
-
-
-def _summary(state: TrainerState, seconds: float, metric: str) -> Trained:
-    scores = [(e["step"], e[f"eval_{metric}"]) for e in state.log_history if f"eval_{metric}" in e]
-    before = next((value for step, value in scores if step == 0), None)
-    return Trained(
-        steps=state.global_step,
-        seconds=round(seconds, 1),
-        best_step=state.best_global_step if scores else None,
-        dev_before=before,
-        dev_best=state.best_metric if scores else None,
-    )
-
-
-def write_summary(path: Path, trained: Trained, metric: str) -> None:
-    """Write a training run's metrics.json."""
-    values = {f"dev_{metric}": trained.dev_best, f"dev_{metric}_before": trained.dev_before}
-    write_json(
-        path,
-        {
-            "metrics": {k: {"mean": v, "ci95": None, "n": None} for k, v in values.items()},
-            "timings": {"training_s": trained.seconds},
-            "steps": trained.steps,
-            "best_step": trained.best_step,
-        },
-    )

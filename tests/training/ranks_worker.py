@@ -22,7 +22,8 @@ from ragkit.data.schema import Example, Passage
 from ragkit.models import ranks
 from ragkit.models.encoder import Encoder
 from ragkit.training.collate import PairCollator
-from ragkit.training.retriever import Trained, train_retriever
+from ragkit.training.measuring import Trained
+from ragkit.training.retriever import train_retriever
 
 WORDS = [
     ("gateway", "red"), ("voltage", "green"), ("sensor", "blue"), ("relay", "light"),

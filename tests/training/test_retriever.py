@@ -23,7 +23,8 @@ from ragkit.retrieval.searchers import DenseSearcher
 from ragkit.training.checkpoints import last_checkpoint
 from ragkit.training.collate import PairCollator, PairDataset
 from ragkit.training.contrastive import ContrastiveModel
-from ragkit.training.retriever import Trained, train_retriever, write_summary
+from ragkit.training.measuring import Trained, write_summary
+from ragkit.training.retriever import train_retriever
 
 FP32 = EncoderOptions(precision="fp32", device="cpu")
 # What is asked and what is said have no word in common: only training can connect them.

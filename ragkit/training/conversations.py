@@ -1,0 +1,73 @@
+"""From chats to what a decoder learns from them: every turn of the assistant, nothing else."""
+
+from collections.abc import Mapping, Sequence
+
+from ragkit.data.schema import Turn
+from ragkit.errors import DataError
+from ragkit.log import logger
+from ragkit.rag.prompting import Prompter
+from ragkit.training.items import Continued
+
+Said = list[dict[str, str]]
+
+
+def chat_items(
+    chats: Mapping[str, Sequence[Turn]], prompter: Prompter, where: str
+) -> list[Continued]:
+    """Return what is learned from chats, by their ids; say how many cannot be.
+
+    Where a chat is too long, its first turns go, instructions apart.
+
+    Raises:
+        DataError: none can.
+    """
+    items, shortened = [], 0
+    for key, turns in chats.items():
+        said = [{"role": t.role, "content": t.content} for t in turns]
+        while said and said[-1]["role"] != "assistant":
+            said.pop()  # nothing is answered
+        whole = len(said)
+        item = _item(key, said, prompter)
+        while item is not None and len(item.ids) > prompter.max_length:
+            said = _without_first(said)
+            item = _item(key, said, prompter)
+        if item is not None:
+            shortened += len(said) < whole
+            items.append(item)
+    if not items:
+        raise DataError(f"{where}: none of {len(chats)} chats has an answer that can be learned")
+    if len(items) < len(chats) or shortened:
+        logger.warning(
+            "%s: of %d chats %d are left out (no answer, or one that is too long), and %d lose "
+            "their first turns", where, len(chats), len(chats) - len(items), shortened,
+        )  # fmt: skip
+    return items
+
+
+def _item(key: str, said: Said, prompter: Prompter) -> Continued | None:
+    """Return the tokens of a chat with its answers as targets; None where there is none.
+
+    An answer whose prompt the whole does not begin with (a template may write turns that are past
+    in another way) is left out; the last one never is.
+    """
+    answers = [n for n, m in enumerate(said) if m["role"] == "assistant" and n > 0]
+    if not answers or all(m["role"] == "system" for m in said[: answers[0]]):
+        return None
+    last = answers[-1]
+    reply = prompter.reply(said[:last], said[last]["content"])
+    ids = (*prompter.tokens(said[:last]), *reply[:-1])
+    targets: list[tuple[int, int]] = []
+    for n in answers:
+        before = prompter.tokens(said[:n])
+        reply = prompter.reply(said[:n], said[n]["content"])
+        if ids[: len(before) + len(reply) - 1] == (*before, *reply[:-1]):
+            targets += enumerate(reply, start=len(before) - 1)
+    return Continued(key, ids, tuple(targets))
+
+
+def _without_first(said: Said) -> Said:
+    """Drop what the user says first, and what follows up to the user's next turn."""
+    head = [m for m in said[:1] if m["role"] == "system"]
+    rest = said[len(head) :]
+    users = [n for n, m in enumerate(rest) if m["role"] == "user"]
+    return [*head, *rest[users[1] :]] if len(users) > 1 else []

@@ -1,0 +1,92 @@
+"""From examples to what a generator learns from them: prompt and answer, in tokens."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ragkit.data.schema import Example, Passage
+from ragkit.errors import DataError
+from ragkit.log import logger
+from ragkit.rag.prompting import Prompter
+from ragkit.training.given import Given
+from ragkit.training.items import Item
+
+
+@dataclass
+class Questions:
+    """Examples, the passages that they are given, and the prompter that writes both as tokens.
+
+    examples: those that can be learned from; see `usable`
+    """
+
+    examples: Sequence[Example]
+    given: Given
+    prompter: Prompter
+
+    def item(self, number: int, epoch: int) -> Item:
+        """Return what is learned from an example in an epoch."""
+        example = self.examples[number]
+        passages = self.given.training(example, epoch)
+        prompt = self.prompter.write(example, passages)
+        assert prompt is not None, "checked by `usable`"
+        answer = reference(example, passages, self.prompter)
+        return Item(example.id, prompt.texts, self.prompter.answer(example, answer))
+
+    def dev_item(self, number: int) -> Item | None:
+        """Return the same with the passages of an evaluation; None where it has no room."""
+        example = self.examples[number]
+        passages = self.given.evaluation(example)
+        prompt = self.prompter.write(example, passages)
+        if prompt is None:
+            return None
+        answer = reference(example, passages, self.prompter)
+        return Item(example.id, prompt.texts, self.prompter.answer(example, answer))
+
+
+def reference(example: Example, passages: Sequence[Passage], prompter: Prompter) -> str:
+    """Return what is to be answered: the first reference, the numbers of its passages, a refusal.
+
+    Where no passage that answers was given, there is no number to name.
+    """
+    if not example.answerable:
+        return prompter.prompt.refusal
+    places = [n for n, p in enumerate(passages, start=1) if p.id in example.positive_ids]
+    cited = f" [{', '.join(map(str, places))}]" if prompter.cite and places else ""
+    return example.answers[0] + cited
+
+
+def usable(
+    examples: Sequence[Example], given: Given, prompter: Prompter, max_answer_tokens: int
+) -> list[Example]:
+    """Return the examples that can be learned from; say how many cannot, and what is cut.
+
+    Raises:
+        DataError: none can.
+    """
+    kept, lost, cut = [], Counter[str](), Counter[str]()
+    for example in examples:
+        if example.answerable and not example.answers:
+            lost["have no answer"] += 1
+            continue
+        passages = given.training(example, 0)
+        prompt = prompter.write(example, passages)
+        answer = prompter.answer(example, reference(example, passages, prompter))
+        if len(answer) > max_answer_tokens:
+            lost[f"have an answer of more than max_answer_tokens ({max_answer_tokens})"] += 1
+        elif prompt is None:
+            lost[f"leave no room for a passage in max_length ({prompter.max_length})"] += 1
+        else:
+            kept.append(example)
+            cut["passages"] += bool(prompt.cut)
+            cut["turns"] += bool(prompt.turns_cut)
+    said = "; ".join(f"{n} {why}" for why, n in lost.items())
+    if not kept:
+        raise DataError(f"nothing to learn from: of {len(examples)} examples {said or 'none'}")
+    if said:
+        logger.warning("of %d examples %s: left out", len(examples), said)
+    if cut["passages"] or cut["turns"]:
+        logger.warning(
+            "of %d prompts %d lose ends of passages and %d the oldest turns, to fit max_length %d",
+            len(kept), cut["passages"], cut["turns"], prompter.max_length,
+        )  # fmt: skip
+    return kept
