@@ -5,7 +5,7 @@ keyword `packed_lengths` lets each token see its own text only. Neighbours of eq
 lengths are one batched attention call, so texts should come sorted by length.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,6 +73,7 @@ def packed_attention(
     *,
     packed_lengths: Sequence[int],
     sliding_window: int | None = None,
+    position_bias: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend within each text of a packed row; to what came before alone if the module is causal.
@@ -81,6 +82,8 @@ def packed_attention(
         several of the former
     packed_lengths: tokens of each text, in the row's order
     sliding_window: a token sees those less than this far from it
+    position_bias: (1, heads, n, n) added to the scores of every text, n tokens at least as many as
+        the longest has
     Returns: (1, total tokens, heads, head dimension), as transformers expects
     """
     # (tokens, heads, head dimension), the projections' own layout: splitting it copies nothing
@@ -89,6 +92,7 @@ def packed_attention(
     rows = [torch.split(t[0].transpose(0, 1), list(map(sum, groups))) for t in (query, key, value)]
     causal = bool(getattr(module, "is_causal", False))
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    biases = _biases(position_bias, map(max, groups))
     attended = []
     for lengths, *texts in zip(groups, *rows, strict=True):
         longest, kept = max(lengths), None
@@ -103,7 +107,8 @@ def packed_attention(
             # what padding attends to is dropped, but must be something: softmax of nothing is NaN
             mask = keys if mask is None else keys & mask | ~real[:, None, :, None]
         q, k, v = (t.reshape(-1, longest, *t.shape[1:]).transpose(1, 2) for t in texts)
-        out = _attend(q, k, v, mask, causal, scaling, dropout).transpose(1, 2).flatten(0, 1)
+        out = _attend(q, k, v, mask, biases.get(longest), causal, scaling, dropout)
+        out = out.transpose(1, 2).flatten(0, 1)
         attended.append(out if kept is None else out.index_select(0, kept))
     return torch.cat(attended)[None], None
 
@@ -121,6 +126,20 @@ def _padding(lengths: Sequence[int], device: torch.device) -> tuple[Tensor, Tens
     return real, (starts + place * real).flatten()
 
 
+def _biases(bias: Tensor | None, lengths: Iterable[int]) -> dict[int, Tensor]:
+    """Return the part of a bias that texts of each length need.
+
+    Each is cut out of the next larger one, and not of the whole: a cut's gradient is as large as
+    what it is cut from.
+    """
+    if bias is None:
+        return {}
+    found = {}
+    for length in sorted(set(lengths), reverse=True):
+        found[length] = bias = bias[..., :length, :length]
+    return found
+
+
 def _window(length: int, size: int | None, causal: bool, device: torch.device) -> Tensor | None:
     """Return (length, length), True where a token sees another; None: a window of no effect."""
     if size is None or length <= size:
@@ -136,6 +155,7 @@ def _attend(
     k: Tensor,
     v: Tensor,
     mask: Tensor | None,
+    bias: Tensor | None,
     causal: bool,
     scaling: float,
     dropout: float,
@@ -146,8 +166,14 @@ def _attend(
     in the backward pass, at the cost of keeping the (length, length) weights.
 
     mask: as `_window` returns it; k and v may have fewer heads, each for as many of q
+    bias: (1, heads, length, length), added to the scores
     """
+    if bias is not None and causal and mask is None:
+        mask = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).tril()
     if q.device.type != "cpu" or not (q.requires_grad or q.dtype == torch.bfloat16):
+        if bias is not None:
+            bias = bias.to(q.dtype)
+            mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
         return nn.functional.scaled_dot_product_attention(
             q, k, v, mask, dropout,
             is_causal=causal and mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1],
@@ -155,6 +181,8 @@ def _attend(
     if (groups := q.shape[1] // k.shape[1]) > 1:
         k, v = (t.repeat_interleave(groups, dim=1) for t in (k, v))
     weights = (q * scaling) @ k.transpose(-1, -2)
+    if bias is not None:
+        weights += bias
     if causal and mask is None:
         mask = weights.new_ones(weights.shape[-2:], dtype=torch.bool).tril()
     if mask is not None:
