@@ -93,6 +93,11 @@ STAGES = {
             "train-retriever", "Train an encoder by contrastive learning with hard negatives.",
             "examples", "EXAMPLES", {"--corpus": "corpus", "--dev": "dev", **_ENCODER},
         ),
+        Stage(
+            "init-model", "Make a small generator, still to be trained, with a tokenizer.",
+            "input", "CORPUS",
+            {"--architecture": "architecture.type", "--model": "architecture.encoder"},
+        ),
         Stage("index", "Encode a corpus into an index directory.", "corpus", "CORPUS", _ENCODER),
         Stage(
             "search", "Search a corpus for a question, or for each of a file of examples.",
