@@ -335,7 +335,9 @@ class LocalModel(Block):
         1.0, gt=0, le=1, description="sample from the likeliest tokens of this sum"
     )
     top_k: int = Field(0, ge=0, description="sample from so many likeliest tokens; 0: from all")
-    stop: list[str] = Field([], description="texts that end an answer and are left out of it")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], description="texts that end an answer and are left out of it"
+    )
     seed: int = Field(0, description="of sampling, where the temperature is above 0")
     precision: Precision = Field(
         "auto", description="auto: bf16 where the machine multiplies in it"

@@ -1,8 +1,10 @@
 """Generators: batches give what single prompts give; long prompts and impossible limits."""
 
 import logging
+import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,10 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     T5Config,
@@ -23,7 +29,8 @@ from transformers import (
 from ragkit.config.answering import HfAnswerer
 from ragkit.errors import ModelError
 from ragkit.log import logger
-from ragkit.models.generator import Generated, Generator
+from ragkit.models.decoding import Row, _choose
+from ragkit.models.generator import Generator
 
 PAD, END, START = 0, 1, 2
 WORDS = [f"w{i}" for i in range(40)]
@@ -38,6 +45,13 @@ KINDS = {
     "gpt2": lambda: GPT2LMHeadModel(
         GPT2Config(**SMALL, bos_token_id=START, n_embd=32, n_layer=2, n_head=4, n_positions=32,
                    initializer_range=0.3)
+    ),
+    "mistral": lambda: MistralForCausalLM(
+        MistralConfig(**SMALL, **DECODER, bos_token_id=START, intermediate_size=64,
+                      num_key_value_heads=2, sliding_window=6)
+    ),
+    "mamba": lambda: MambaForCausalLM(
+        MambaConfig(**SMALL, bos_token_id=START, hidden_size=32, num_hidden_layers=1, state_size=4)
     ),
     "t5": lambda: T5ForConditionalGeneration(
         T5Config(**SMALL, decoder_start_token_id=PAD, d_model=32, d_kv=8, d_ff=64, num_layers=2,
@@ -58,7 +72,7 @@ def tokenizer(kind: str) -> PreTrainedTokenizerBase:
     pieces = ["<pad>", "</s>", "<s>", "<unk>", *WORDS]
     words = Tokenizer(models.WordLevel({p: i for i, p in enumerate(pieces)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    single = "<s> $A" if kind in ("llama", "gpt2") else "$A </s>"
+    single = "$A </s>" if kind in ("t5", "bart") else "<s> $A"
     words.post_processor = processors.TemplateProcessing(
         single=single, special_tokens=[("<s>", START), ("</s>", END)]
     )
@@ -128,7 +142,8 @@ def test_batches_generate_what_the_model_alone_generates(
 def test_the_prompt_is_no_part_of_the_answer(build: Build) -> None:
     generator = build("llama", max_new_tokens=1)
     (output,) = generator.generate(["w1 w2 w3"])
-    assert output == Generated(alone(generator, "w1 w2 w3", 1), 1, prompt_tokens=4)  # <s> too
+    assert output.text == alone(generator, "w1 w2 w3", 1)
+    assert (output.tokens, output.prompt_tokens) == (1, 4)  # <s> too
 
 
 def test_tokens_are_counted_without_padding(build: Build) -> None:
@@ -209,6 +224,200 @@ def test_a_tokenizer_without_padding_pads_with_its_end(build: Build) -> None:
     generator = Generator.load(original.config)
     assert generator.tokenizer.pad_token_id == END
     assert [o.text for o in generator.generate(PROMPTS)] == [o.text for o in expected]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral", "t5", "bart"])
+def test_tokens_are_those_of_generate_for_one_prompt_at_a_time(kind: str, build: Build) -> None:
+    """Prompts of 1 to 16 words and answers of 1 to 15 tokens, four rows at a time."""
+    draw = random.Random(0)
+    prompts = [draw.choices(range(4, 44), k=draw.randint(1, 16)) for _ in range(24)]
+    generator = build(kind, batch_size=4, max_new_tokens=15)
+    ends = [END, *range(4, 9)]  # so many that answers end at different places
+    generator.model.generation_config.eos_token_id = ends
+    generator.model.generation_config.repetition_penalty = 1.3
+    expected = [whole(generator, prompt) for prompt in prompts]
+    assert len({len(answer) for answer in expected}) > 2
+    rows = [Row(i, prompt) for i, prompt in enumerate(prompts)]
+    steps = [[row.position for row in stepped] for stepped in generator._decode(rows, 4)]
+    assert [row.tokens for row in rows] == expected
+    assert all(row.done for row in rows)
+    assert max(map(len, steps)) == 4
+    assert sum(map(len, steps)) == sum(map(len, expected))  # nobody waits for others
+    if generator.is_decoder:  # others take the place of rows that are done
+        longest = sorted(range(24), key=lambda i: -len(prompts[i]))
+        batches = [longest[i : i + 4] for i in range(0, 24, 4)]
+        waiting = sum(max(len(expected[i]) for i in batch) for batch in batches)
+        assert len(steps) < waiting
+
+
+def whole(generator: Generator, prompt: list[int]) -> list[int]:
+    """What transformers generates after a prompt, without padding."""
+    config = generator.model.generation_config
+    ids = torch.tensor([prompt])
+    output = generator.model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, num_beams=1,
+        max_new_tokens=generator.config.max_new_tokens, eos_token_id=config.eos_token_id,
+        pad_token_id=PAD,
+    )[0].tolist()  # fmt: skip
+    return output[len(prompt) :] if generator.is_decoder else output[1:]
+
+
+def test_a_sliding_window_sees_no_further_where_rows_come_and_go(build: Build) -> None:
+    generator = build("mistral", batch_size=3, max_new_tokens=12)
+    prompts = [list(range(4, 4 + n)) for n in (1, 16, 3, 9, 2, 14, 7)]
+    found = dict(generator.generate_ids(prompts))
+    words = generator.tokenizer
+    expected = [words.decode(whole(generator, p), skip_special_tokens=True) for p in prompts]
+    assert [found[i].text for i in range(7)] == expected
+
+
+def test_recurrent_models_generate_too(build: Build) -> None:
+    generator = build("mamba", batch_size=3)
+    prompts = [list(range(4, 4 + n)) for n in (5, 9, 2, 14, 7)]
+    rows = [Row(i, prompt) for i, prompt in enumerate(prompts)]
+    assert list(generator._decode(rows, 3))
+    assert [row.tokens for row in rows] == [whole(generator, prompt) for prompt in prompts]
+
+
+def test_texts_come_as_they_are_finished_with_their_places(build: Build) -> None:
+    generator = build("llama", batch_size=2)
+    prompts = [[2, 4], [2, *range(4, 20)], [2, 9, 8]]
+    found = list(generator.generate_ids(prompts))
+    assert sorted(i for i, _ in found) == [0, 1, 2]
+    assert found[0][0] != 0  # the longest are first
+    assert [dict(found)[i].prompt_tokens for i in range(3)] == [2, 17, 3]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_stop_over_two_tokens_ends_an_answer_and_is_left_out(kind: str, build: Build) -> None:
+    prompt = "w12 w3"
+    answer = alone(build(kind), prompt).split()
+    stop = " ".join(answer[3:5])
+    first = " ".join(answer).index(stop)
+    stopped = build(kind, stop=["never", stop])
+    (found,) = stopped.generate([prompt])
+    assert found.text == " ".join(answer)[:first].strip()
+    assert found.tokens == len(found.text.split()) + 2
+
+
+def test_a_stop_in_the_prompt_ends_nothing(build: Build) -> None:
+    generator = build("llama")
+    first = alone(generator, "w1 w2 w3").split()[0]
+    stopped = build("llama", stop=["w1 w2", f"w3 {first}"])  # the second ends in the answer
+    assert stopped.generate(["w1 w2 w3"])[0].text == alone(generator, "w1 w2 w3")
+
+
+def test_stops_that_the_model_names_itself_count(build: Build) -> None:
+    generator = build("llama")
+    second = alone(generator, "w1 w2 w3").split()[1]
+    generator.model.generation_config.stop_strings = second
+    assert generator.generate(["w1 w2 w3"])[0].tokens == 2
+
+
+def test_without_an_end_token_answers_go_on_to_the_limit_and_the_log_says_so(
+    build: Build, log_lines: list[str]
+) -> None:
+    generator = build("llama")
+    words = tokenizer("llama")
+    words.eos_token = words.pad_token = None
+    words.save_pretrained(generator.config.model)
+    generator.model.generation_config.eos_token_id = None
+    generator.model.config.eos_token_id = None
+    generator.model.save_pretrained(generator.config.model)
+    endless = Generator.load(generator.config)
+    assert endless.ends == []
+    assert [o.tokens for o in endless.generate(PROMPTS)] == [8] * 5
+    assert "no end token is known of it: its answers go on to max_new_tokens (8)" in log_lines[-1]
+
+
+def test_a_draw_depends_on_seed_and_prompt_and_on_nobody_else(build: Build) -> None:
+    drawn = {"temperature": 1.5, "max_new_tokens": 8}
+    alone_ = [build("llama", **drawn).generate([prompt])[0] for prompt in PROMPTS]
+    for size in (2, 5):
+        assert build("llama", batch_size=size, **drawn).generate(PROMPTS) == alone_
+    assert build("llama", seed=1, **drawn).generate(PROMPTS) != alone_
+
+
+def test_a_prompt_that_is_asked_again_gets_another_draw(build: Build) -> None:
+    drawn = {"temperature": 1.5, "max_new_tokens": 8}
+    generator = build("llama", **drawn)
+    twice, again = generator.generate(["w1 w2"] * 2), generator.generate(["w1 w2"])
+    assert len({o.text for o in [*twice, *again]}) == 3
+    assert build("llama", **drawn).generate(["w1 w2"] * 3) == [*twice, *again]
+
+
+def test_draws_follow_the_shares_of_the_likeliest_tokens() -> None:
+    scores = torch.tensor([0.5, 0.0, 0.3, 0.2]).log().expand(4000, 4)
+    rows = [Row(i, [1], random.Random(i)) for i in range(4000)]
+    counts = torch.bincount(_choose(scores, rows), minlength=4) / 4000
+    assert counts[1] == 0
+    assert torch.allclose(counts, torch.tensor([0.5, 0.0, 0.3, 0.2]), atol=0.03)
+
+
+@pytest.mark.parametrize("limit", [{"top_k": 1}, {"top_p": 0.001}])
+def test_a_draw_among_one_token_is_greedy(limit: dict[str, float], build: Build) -> None:
+    expected = [o.text for o in build("llama").generate(PROMPTS)]
+    found = build("llama", temperature=2.0, **limit).generate(PROMPTS)
+    assert [o.text for o in found] == expected
+
+
+@pytest.mark.parametrize("options", [{}, {"stop": ["w1"]}, {"temperature": 1.0}])
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_the_pieces_of_a_stream_are_the_text(
+    kind: str, options: dict[str, object], build: Build
+) -> None:
+    whole_, streamed = (build(kind, max_new_tokens=15, **options) for _ in range(2))
+    prompt = [4, 5, 6]
+    ((_, expected),) = whole_.generate_ids([prompt])
+    pieces = list(streamed.stream(prompt))
+    assert "".join(pieces) == expected.text
+    assert len(pieces) > 2 or len(expected.text) < 20
+    assert all(pieces)
+
+
+def test_a_stream_that_is_given_up_ends(build: Build) -> None:
+    generator = build("llama", max_new_tokens=15)
+    steps: list[object] = []
+    generator.model.register_forward_hook(lambda *_: steps.append(None))
+    pieces = generator.stream([4, 5, 6])
+    next(pieces)
+    pieces.close()
+    begun = len(steps)
+    assert 0 < begun < 15
+    assert generator.generate(["w1"])
+
+
+def test_where_memory_runs_out_batches_are_halved(build: Build, log_lines: list[str]) -> None:
+    generator = build("llama", batch_size=8, temperature=1.0)
+    expected = build("llama", batch_size=8, temperature=1.0).generate(PROMPTS * 3)
+
+    def small(_: object, __: object, values: dict[str, Any]) -> None:
+        if len(values["input_ids"]) > 3:
+            raise torch.OutOfMemoryError
+
+    generator.model.register_forward_pre_hook(small, with_kwargs=True)
+    assert generator.generate(PROMPTS * 3) == expected
+    said = [line for line in log_lines if "memory" in line]
+    assert said == [
+        "out of memory with batch_size: 8; going on with 4",
+        "out of memory with batch_size: 4; going on with 2",
+    ]
+
+
+def test_where_memory_does_not_suffice_for_one_prompt_it_is_said(build: Build) -> None:
+    generator = build("llama", batch_size=2)
+
+    def none(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    generator.model.register_forward_pre_hook(none)
+    message = (
+        r"one prompt of 12 tokens .* lower max_new_tokens \(8\), .* \(n_passages, max_length\)"
+    )
+    with pytest.raises(ModelError, match=message):
+        generator.generate(PROMPTS)
+    with pytest.raises(ModelError, match="out of memory with one prompt of 3 tokens"):
+        list(generator.stream([4, 5, 6]))
 
 
 def test_a_folder_without_weights_is_one_error(build: Build) -> None:
