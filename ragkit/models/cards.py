@@ -29,6 +29,11 @@ class Card:
     n_passages: int | None = None
     no_answer_margin: float | None = None
 
+    @property
+    def answerer(self) -> str:
+        """The type of answerer that asks such a model."""
+        return self.method if self.method in ("fid", "reader") else "hf"
+
 
 def write_card(folder: Path, card: Card) -> None:
     """Put a card into a model's folder."""

@@ -1,8 +1,8 @@
-"""The JSON in a model's reply; thoughts, fences and remarks around it are left out."""
+"""What a model's reply says: without its thoughts; the JSON in it, without fences and remarks."""
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 _OPENING = re.compile(r"[{\[]")
@@ -10,12 +10,32 @@ _OPENING = re.compile(r"[{\[]")
 _THOUGHT = re.compile(
     r"\A(?!\s*[{\[`])(?:(?!<think>).)*?</think>|<think>.*?(?:</think>|\Z)", re.DOTALL
 )
+_THINK, _THOUGHT_OVER = "<think>", "</think>"
 _DECODER = json.JSONDecoder(strict=False)  # models write line breaks as they are
 
 
 def without_thought(reply: str) -> str:
     """Return a reply without what the model thought before it."""
     return _THOUGHT.sub("", reply)
+
+
+def pieces_without_thought(pieces: Iterable[str]) -> Iterator[str]:
+    """Yield the pieces of a reply that come after what the model thought, if it did."""
+    said, begun = "", False
+    for piece in pieces:
+        if begun:
+            yield piece
+            continue
+        said += piece
+        opening = said.lstrip()[: len(_THINK)]
+        if _THINK.startswith(opening) and _THOUGHT_OVER not in said:
+            continue  # a thought, or what may be the beginning of one
+        answer = without_thought(said).lstrip()
+        begun = bool(answer)
+        if begun:
+            yield answer
+    if not begun and (answer := without_thought(said).strip()):
+        yield answer
 
 
 def json_values(reply: str) -> Iterator[Any]:

@@ -1,5 +1,6 @@
 """The answerers: sentences out of passages, a local model, a server."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import pytest
 
 from ragkit.config.answering import ExtractiveAnswerer, HfAnswerer, OpenAIAnswerer
 from ragkit.data.schema import Example, Passage
-from ragkit.errors import EndpointError
+from ragkit.errors import EndpointError, ModelError
+from ragkit.models.cards import Card, write_card
 from ragkit.models.generator import Generated
-from ragkit.rag import answerers
-from ragkit.rag.answerers import build_answerer
+from ragkit.rag import extractive as extracting
+from ragkit.rag.answerers import Streams, build_answerer
 from ragkit.rag.prompts import REFUSAL, messages, plain_text
 
 A = Passage("a", "The relay closes. The pump stops. The valve opens.", title="Relay")
@@ -28,7 +30,7 @@ def similarities(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         values = [1.0 if kind == "query" else scores[text] for text in texts]
         return np.asarray(values, np.float32).reshape(-1, 1)
 
-    monkeypatch.setattr(answerers, "encode", encode)
+    monkeypatch.setattr(extracting, "encode", encode)
     return scores
 
 
@@ -197,17 +199,171 @@ def test_a_local_model_answers_alike_alone_and_in_batches(tiny_generator: Path) 
     assert all(0 < a.usage["completion_tokens"] <= 4 for a in found[1])
 
 
+def hf(folder: Path, **changes: Any) -> Any:
+    values = {"max_new_tokens": 4, "precision": "fp32", "device": "cpu", **changes}
+    return build_answerer(HfAnswerer.model_validate({"type": "hf", "model": str(folder), **values}))
+
+
+def generating(answerer: Any, monkeypatch: pytest.MonkeyPatch, *texts: str) -> list[Any]:
+    """Have a model say these texts, the last again and again; return the prompts it will get."""
+    asked: list[Any] = []
+
+    def generate_ids(prompts: Sequence[Sequence[int]]) -> Any:
+        for i, prompt in enumerate(prompts):
+            asked.append(list(prompt))
+            yield i, Generated(texts[min(i, len(texts) - 1)], (1, 2, 3), len(prompt))
+
+    monkeypatch.setattr(answerer.generator, "generate_ids", generate_ids)
+    return asked
+
+
 def test_a_local_model_without_a_chat_template_reads_the_plain_prompt(
     tiny_generator: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = {"type": "hf", "model": str(tiny_generator), "max_new_tokens": 1}
-    answerer: Any = build_answerer(HfAnswerer.model_validate(values))
-    prompts: list[str] = []
-    monkeypatch.setattr(
-        answerer.generator, "generate", lambda p: prompts.extend(p) or [Generated("", 0)] * len(p)
-    )
+    answerer = hf(tiny_generator)
+    asked = generating(answerer, monkeypatch, "fine")
     all_answers(answerer, questions(2), [[A], [B]])
-    assert prompts == [
-        plain_text(messages(example, [passage]))
+    read = answerer.generator.tokenizer
+    expected = [
+        read(plain_text(messages(example, [passage])))["input_ids"][:-1]  # its [SEP] is an end
         for example, passage in zip(questions(2), (A, B), strict=True)
     ]
+    assert asked == expected
+
+
+def test_a_trained_model_is_asked_as_its_card_says(
+    tiny_generator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = {"system": "Say {refusal}", "refusal": "Not known."}
+    write_card(tiny_generator, Card("sft", prompt, cite=True, max_length=300))
+    answerer = hf(tiny_generator)
+    asked = generating(answerer, monkeypatch, "Twelve volts. [1]", "not known")
+    found = all_answers(answerer, questions(2), [[B], [B]])
+    assert [(a.text, a.abstained, a.passage_ids) for a in found] == [
+        ("Twelve volts.", False, ("b",)), ("not known", True, ()),
+    ]  # fmt: skip
+    assert answerer.prompter.max_length == 300
+    begun = answerer.generator.tokenizer.decode(asked[0]).replace(" ##", "")
+    assert begun.startswith("[CLS] say not known . after each statement give the number")
+
+
+def test_what_the_configuration_says_comes_before_the_card(tiny_generator: Path) -> None:
+    write_card(tiny_generator, Card("swr", {"system": "card"}, cite=True, max_length=300))
+    prompter = hf(tiny_generator, cite=False, max_length=200, prompt={"system": "own"}).prompter
+    assert (prompter.cite, prompter.max_length, prompter.prompt.system) == (False, 200, "own")
+    write_card(tiny_generator, Card("swr", max_length=5000))
+    assert hf(tiny_generator).prompter.max_length == 1024  # the model's own
+
+
+def test_a_model_of_another_kind_is_refused(tiny_generator: Path) -> None:
+    write_card(tiny_generator, Card("reader"))
+    with pytest.raises(ModelError, match="its method is reader; answerer.type: reader asks"):
+        hf(tiny_generator)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_length": 2000}, "2000 is more than the 1024 tokens"),
+        ({"max_length": 60, "max_new_tokens": 60}, "60 leaves no room for a prompt in the 60"),
+    ],
+)
+def test_impossible_lengths_are_refused(
+    changes: dict[str, int], message: str, tiny_generator: Path
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        hf(tiny_generator, **changes)
+
+
+def test_a_question_without_room_fails_and_what_was_shortened_is_said_once(
+    tiny_generator: Path, log_lines: list[str]
+) -> None:
+    answerer = hf(tiny_generator, max_length=54, prompt={"system": ""})
+    long = Example("long", "fuse " * 60)
+    asked = [Example("q", "volts?"), long, Example("r", "light?")]
+    found = all_answers(answerer, asked, [[A, B], [B], []])
+    assert [a.failed for a in found] == [False, True, False]
+    assert found[0].usage["prompt_tokens"] <= 50
+    all_answers(answerer, asked[:1], [[A, B]])
+    (line,) = [line for line in log_lines if "prompts" in line]
+    assert line.startswith("of 3 prompts, 1 lose the ends of passages, 0 the oldest turns")
+    assert "1 have no room for the question" in line
+    assert line.endswith("max_length: 54 tokens - 4 of the answer = 50 for a prompt")
+    with pytest.raises(ModelError, match="the question has no room for itself; max_length: 54"):
+        list(answerer.stream(long, [B]))
+
+
+def test_thoughts_are_no_part_of_an_answer(
+    tiny_generator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answerer = hf(tiny_generator)
+    generating(answerer, monkeypatch, "<think>Hm.</think>\n\nTwelve.", "<think>Hm", "")
+    found = all_answers(answerer, questions(3), [[B]] * 3)
+    assert [(a.text, a.failed, a.abstained) for a in found] == [
+        ("Twelve.", False, False), ("", True, False), ("", False, True),
+    ]  # fmt: skip
+
+
+def test_a_thought_that_the_template_begins_is_none_of_the_answer_either(
+    tiny_generator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answerer = hf(tiny_generator)
+    generating(answerer, monkeypatch, "Hm.</think> Twelve.", "Hm, 12 or")
+    monkeypatch.setattr(answerer, "_thinks", lambda _: True)
+    monkeypatch.setattr(answerer.generator, "stream", lambda _: iter(["Hm.</th", "ink> Twe", "l"]))
+    found = all_answers(answerer, questions(2), [[B]] * 2)
+    assert [(a.text, a.failed) for a in found] == [("Twelve.", False), ("", True)]
+    assert list(answerer.stream(questions(1)[0], [B])) == ["Twe", "l"]
+
+
+def test_a_local_answer_streams_as_it_is_answered(tiny_generator: Path) -> None:
+    answerer = hf(tiny_generator, max_new_tokens=12)
+    assert isinstance(answerer, Streams)
+    (whole,) = all_answers(answerer, questions(1), [[B]])
+    pieces = list(answerer.stream(questions(1)[0], [B]))
+    assert len(pieces) > 1
+    assert "".join(pieces) == whole.text
+
+
+def test_a_server_is_told_its_own_prompt_and_refusal(chat_server: Any, says: Any) -> None:
+    chat_server.reply = lambda _: says("<think>Hm.</think>No idea.")
+    prompt = {"system": "Be brief, or say: {refusal}", "refusal": "No idea."}
+    (answer,) = all_answers(openai_answerer(chat_server, prompt=prompt), questions(1), [[A]])
+    assert (answer.text, answer.abstained) == ("No idea.", True)
+    sent = chat_server.requests[0]["messages"][0]
+    assert sent == {"role": "system", "content": "Be brief, or say: No idea."}
+
+
+def events(*pieces: str) -> str:
+    """What a server streams: an event a piece, and one that says nothing."""
+    deltas = [{"role": "assistant"}, *({"content": piece} for piece in pieces)]
+    chunks = [
+        {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "m",
+         "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+        for delta in deltas
+    ]  # fmt: skip
+    chunks.append({**chunks[0], "choices": []})
+    return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
+
+
+def test_a_server_streams_its_answer(chat_server: Any, response: Any) -> None:
+    body = events("<thi", "nk>Hm.</think>", " Twelve", " volts. [1]") + "data: [DONE]\n\n"
+    chat_server.reply = lambda _: response(body=body, kind="text/event-stream", piece=7)
+    answerer = openai_answerer(chat_server)
+    assert list(answerer.stream(questions(1)[0], [B])) == ["Twelve", " volts. [1]"]
+    (sent,) = chat_server.requests
+    assert (sent["stream"], sent["messages"]) == (True, messages(questions(1)[0], [B]))
+
+
+def test_a_stream_that_a_server_breaks_off_is_an_error(chat_server: Any, response: Any) -> None:
+    headers = {"Content-Length": "10000"}
+    chat_server.reply = lambda _: response(
+        body=events("Twelve"), kind="text/event-stream", headers=headers
+    )
+    pieces = openai_answerer(chat_server).stream(questions(1)[0], [B])
+    assert next(pieces) == "Twelve"
+    with pytest.raises(EndpointError, match="the connection broke before the answer"):
+        next(pieces)
+    chat_server.reply = lambda _: response(401)
+    with pytest.raises(EndpointError, match="OPENAI_API_KEY is refused"):
+        next(openai_answerer(chat_server).stream(questions(1)[0], [B]))
