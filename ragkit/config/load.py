@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic_core import ErrorDetails
 
 from ragkit.errors import ConfigError
@@ -169,7 +169,10 @@ def build(model: type[M], source: Source, context: Mapping[str, Any] | None = No
 
 
 def _with_default_types(model: type[BaseModel], values: Any) -> Any:
-    """Name the type of a block that gives none, where its default has one: `retriever.model=x`."""
+    """Name the type of a block that gives none, where its default has one: `retriever.model=x`.
+
+    A field with a validator before all others sees to that itself.
+    """
     if not isinstance(values, dict):
         return values
     filled = dict(values)
@@ -178,7 +181,8 @@ def _with_default_types(model: type[BaseModel], values: Any) -> Any:
         if not isinstance(given, dict) or not members:
             continue
         if len(members) > 1:
-            if info.discriminator is None:
+            names_itself = any(isinstance(m, BeforeValidator) for m in info.metadata)
+            if info.discriminator is None or names_itself:
                 continue
             tag = str(info.discriminator)
             if tag not in given and isinstance(info.default, BaseModel):

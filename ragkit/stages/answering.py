@@ -5,9 +5,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ragkit.config.answering import Answerer, OpenAIAnswerer
 from ragkit.config.blocks import InputPath
@@ -15,11 +15,37 @@ from ragkit.data.files import write_jsonl
 from ragkit.data.schema import Example, Passage
 from ragkit.errors import EndpointError
 from ragkit.log import logger, progress
+from ragkit.models.cards import read_card
+from ragkit.models.resolve import local_model
 from ragkit.qa.cost import Totals, read_price, tokens_of
 from ragkit.rag.answerers import Answer, Answers, build_answerer
 from ragkit.stages.results import latencies, speed
 from ragkit.stages.retrieval import EvaluationSource
 
+
+def by_card(value: Any, default: str | None = None) -> Any:
+    """Name the type of an answerer that names none, as the card in its model's folder says.
+
+    default: the type where there is no card
+    Raises:
+        ValueError: the type is not that of the model.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    given, model = value.get("type"), value.get("model")
+    folder = local_model(model) if isinstance(model, str) and given != "openai" else None
+    card = read_card(str(folder)) if folder else None
+    if card is None:
+        return value if given or default is None else {"type": default, **value}
+    if given and given != card.answerer:
+        raise ValueError(
+            f"type: {given} does not fit {model}, which was trained by method {card.method}: "
+            f"leave the type out, or give {card.answerer}"
+        )
+    return {**value, "type": card.answerer}
+
+
+CardAnswerer = Annotated[Answerer, BeforeValidator(by_card)]
 Given = Mapping[str, Sequence[Passage]]  # the passages that the answerer gets, of each question
 
 

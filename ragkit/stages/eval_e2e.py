@@ -3,10 +3,11 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from rich.console import Group, RenderableType
 
 from ragkit.config.answering import Answerer, ExtractiveAnswerer
@@ -23,7 +24,7 @@ from ragkit.evaluation.slices import names_of, slices_of
 from ragkit.rag.answerers import Answer
 from ragkit.retrieval.searchers import build_searcher
 from ragkit.runs import Run
-from ragkit.stages.answering import AnsweringSource, answer_all, cost_of
+from ragkit.stages.answering import AnsweringSource, answer_all, by_card, cost_of
 from ragkit.stages.results import latencies, leakage_line, report, rows_of, speed, speed_lines
 from ragkit.stages.retrieval import (
     METRICS,
@@ -48,8 +49,9 @@ from ragkit.stages.tables import Table
 class Config(AnsweringSource):
     """Configuration of `eval-e2e`."""
 
-    answerer: Answerer = Field(
-        ExtractiveAnswerer(type="extractive"), description="the system that answers from them"
+    answerer: Annotated[Answerer, BeforeValidator(partial(by_card, default="extractive"))] = Field(
+        ExtractiveAnswerer(type="extractive"),
+        description="the system that answers from them; a model that ragkit trained names its type",
     )
     passages: Literal["retrieved", "gold"] = Field(
         "retrieved", description="gold: the positives themselves, the ceiling of any retriever"

@@ -12,14 +12,14 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from ragkit.config.answering import Answerer, ExtractiveAnswerer
+from ragkit.config.answering import ExtractiveAnswerer
 from ragkit.config.blocks import Dense, Fused, Retriever
 from ragkit.config.load import Source, build
 from ragkit.evaluation.grid import Cell, cells
 from ragkit.log import logger
 from ragkit.runs import Run
 from ragkit.stages import STAGES, eval_e2e, index
-from ragkit.stages.answering import AnsweringSource
+from ragkit.stages.answering import AnsweringSource, CardAnswerer
 from ragkit.stages.pipeline import run_stage
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")  # in a folder's name, and in --set answerers.NAME
@@ -41,7 +41,7 @@ class GridSource(AnsweringSource):
         description="systems that find passages, the baseline first, each with the keys of "
         "`retriever`; unset: by `retriever`",
     )
-    answerers: dict[str, Answerer] = Field(
+    answerers: dict[str, CardAnswerer] = Field(
         {},
         description="systems that answer, the baseline first, each with the keys of `answerer` in "
         "eval-e2e; unset: extractive",
