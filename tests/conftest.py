@@ -119,6 +119,46 @@ def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def encoder_decoder(tiny_encoder: Path) -> Callable[[str], Any]:
+    """Make a random encoder-decoder for the words of `tiny_encoder`, in evaluation mode.
+
+    Kinds: t5, flan-t5, mt5, umt5, longt5, bart, bert (EncoderDecoderModel).
+    """
+    import torch
+    import transformers as hf
+
+    words = hf.AutoConfig.from_pretrained(tiny_encoder).vocab_size
+    ids = {"vocab_size": words, "pad_token_id": 0, "eos_token_id": 3}
+    t5 = {**ids, "decoder_start_token_id": 0, "d_model": 32, "d_kv": 8, "d_ff": 64,
+          "num_layers": 2, "num_heads": 4, "initializer_factor": 2.0}  # fmt: skip
+    bart = {**ids, "bos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": None,
+            "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
+            "max_position_embeddings": 128, "init_std": 0.3}  # fmt: skip
+    bert = {"vocab_size": words, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64,
+            "num_attention_heads": 4, "max_position_embeddings": 128,
+            "initializer_range": 0.5}  # fmt: skip
+
+    def make(kind: str) -> Any:
+        torch.manual_seed(0)
+        if kind == "bert":
+            decoder = hf.BertConfig(**bert, is_decoder=True, add_cross_attention=True)
+            config = hf.EncoderDecoderConfig.from_encoder_decoder_configs(
+                hf.BertConfig(**bert), decoder, pad_token_id=0
+            )
+            return hf.EncoderDecoderModel(config).eval()
+        if kind == "bart":
+            return hf.BartForConditionalGeneration(hf.BartConfig(**bart)).eval()
+        gated = {"feed_forward_proj": "gated-gelu", "initializer_factor": 1.5}
+        name = {"flan-t5": "T5", "longt5": "LongT5"}.get(kind, kind.upper())
+        changes = gated if kind in ("flan-t5", "mt5") else {}
+        config = getattr(hf, f"{name}Config")(**{**t5, **changes})
+        return getattr(hf, f"{name}ForConditionalGeneration")(config).eval()
+
+    return make
+
+
 @pytest.fixture
 def as_first_rank(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     """What makes this process the first of a launch: of how many, and how many on this machine."""

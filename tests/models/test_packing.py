@@ -185,6 +185,41 @@ def test_texts_of_near_lengths_attend_together_as_they_do_alone(
         torch.testing.assert_close(together, alone)
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("near", [0, 16])
+def test_a_position_bias_is_added_to_the_scores_of_each_text(
+    near: int, causal: bool, gradients: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "_NEAR", near)
+    lengths = [2, 4, 4, 7, 30]
+    module = torch.nn.Module()
+    module.is_causal = causal
+    generator = torch.Generator().manual_seed(3)
+    tensors = [torch.randn(1, 2, 47, 4, generator=generator) for _ in range(3)]
+    # larger than the longest text: what it has beyond is of no effect
+    tensors.append(torch.randn(1, 2, 31, 31, generator=generator))
+    inputs = [t.requires_grad_(gradients) for t in tensors]
+    query, key, value, bias = inputs
+    out, _ = packed_attention(
+        module, query, key, value, None, 0.7, packed_lengths=lengths, position_bias=bias
+    )
+    alone = []
+    for start, n in zip(torch.tensor([0, *lengths]).cumsum(0), lengths, strict=False):
+        q, k, v = (t[:, :, start : start + n] for t in (query, key, value))
+        scores = q @ k.transpose(-1, -2) * 0.7 + bias[..., :n, :n]
+        if causal:
+            scores = scores.masked_fill(~torch.ones(n, n, dtype=torch.bool).tril(), -torch.inf)
+        alone.append((scores.softmax(-1) @ v).transpose(1, 2))
+    expected = torch.cat(alone, dim=1)
+    torch.testing.assert_close(out, expected)
+    if gradients:
+        upstream = torch.randn(out.shape, generator=generator)
+        found, wanted = (torch.autograd.grad(t, inputs, upstream) for t in (out, expected))
+        for ours, theirs in zip(found, wanted, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("offset", "expected"), [(0, [0, 1, 0, 1, 2]), (2, [2, 3, 2, 3, 4])])
 def test_positions_begin_anew_with_each_text(offset: int, expected: list[int]) -> None:
     assert positions([2, 3], offset).tolist() == expected
