@@ -1,0 +1,178 @@
+"""Generation from texts read apart: what the model generates from padded texts; batches, ends."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import decoders
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutput
+
+from ragkit.config.blocks import LocalModel
+from ragkit.errors import ModelError
+from ragkit.models.fid import FusedGenerator, _Noise, end_tokens, pad_token, start_token
+from ragkit.models.fused import encoder_of
+
+Build = Callable[[str], Any]
+KINDS = ["t5", "umt5", "bart", "bert"]
+LENGTHS = [[9, 30], [2], [12, 12, 1], [5, 4], [40]]
+
+
+@pytest.fixture
+def tokenizer(tiny_encoder: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(tiny_encoder)
+
+
+def prompts() -> list[list[list[int]]]:
+    """Return texts of random tokens."""
+    generator = torch.Generator().manual_seed(1)
+    return [
+        [torch.randint(5, 200, (n,), generator=generator).tolist() for n in row] for row in LENGTHS
+    ]
+
+
+def generator_of(model: Any, tokenizer: Any, **options: Any) -> FusedGenerator:
+    values = {"model": "a/b", "max_new_tokens": 6, "precision": "fp32", "device": "cpu"}
+    return FusedGenerator(model, tokenizer, LocalModel.model_validate({**values, **options}))
+
+
+def alone(model: Any, tokenizer: Any, texts: Sequence[list[int]], count: int = 6) -> str:
+    """Return what transformers generates for one prompt, from states of each text by itself."""
+    with torch.no_grad():
+        states = [model.get_encoder()(input_ids=torch.tensor([t])).last_hidden_state for t in texts]
+        memory = torch.cat(states, dim=1)
+        tokens = model.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=memory),
+            attention_mask=torch.ones(memory.shape[:2], dtype=torch.long),
+            decoder_start_token_id=start_token(model, tokenizer), eos_token_id=3, pad_token_id=0,
+            max_new_tokens=count, do_sample=False,
+        )  # fmt: skip
+    return str(tokenizer.decode(tokens[0], skip_special_tokens=True)).strip()
+
+
+@pytest.mark.parametrize("batch_size", [2, 8])
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_say_what_each_prompt_says_by_itself(
+    kind: str, batch_size: int, encoder_decoder: Build, tokenizer: Any
+) -> None:
+    model = encoder_decoder(kind)
+    expected = [alone(model, tokenizer, texts) for texts in prompts()]
+    assert len(set(expected)) >= 3  # the texts matter
+    outputs = generator_of(model, tokenizer, batch_size=batch_size).generate(prompts())
+    assert [output.text for output in outputs] == expected
+    assert [output.prompt_tokens for output in outputs] == [sum(row) for row in LENGTHS]
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_a_model_in_training_is_in_training_again(encoder_decoder: Build, tokenizer: Any) -> None:
+    model = encoder_decoder("t5").train()
+    model.encoder.block[0].eval()
+    before = [module.training for module in model.modules()]
+    found = generator_of(model, tokenizer).generate(prompts())
+    assert [module.training for module in model.modules()] == before
+    assert found == generator_of(model.eval(), tokenizer).generate(prompts())  # without dropout
+
+
+def test_a_sampled_answer_depends_on_the_prompt_and_the_seed_alone(
+    encoder_decoder: Build, tokenizer: Any
+) -> None:
+    model, asked = encoder_decoder("t5"), prompts()
+
+    def sample(seed: int, batch_size: int, texts: Any) -> list[str]:
+        options = {"temperature": 2.0, "top_k": 50, "top_p": 0.95, "seed": seed}
+        generator = generator_of(model, tokenizer, batch_size=batch_size, **options)
+        return [output.text for output in generator.generate(texts)]
+
+    one = sample(1, 1, asked)
+    assert one == sample(1, 8, asked) == sample(1, 2, asked[::-1])[::-1]
+    assert one != sample(2, 8, asked)
+    assert one != [output.text for output in generator_of(model, tokenizer).generate(asked)]
+
+
+def test_noise_makes_the_highest_score_a_sample_of_the_softmax() -> None:
+    scores, count = torch.tensor([1.0, 0.0, -torch.inf, 2.0]), 4000
+    drawn = _Noise(range(count), torch.device("cpu"))(torch.empty(0), scores.repeat(count, 1))
+    shares = torch.bincount(drawn.argmax(-1), minlength=4) / count
+    torch.testing.assert_close(shares, scores.softmax(0), rtol=0, atol=0.03)
+
+
+def test_one_candidate_is_no_choice(encoder_decoder: Build, tokenizer: Any) -> None:
+    model = encoder_decoder("t5")
+    greedy = generator_of(model, tokenizer).generate(prompts())
+    for options in ({"top_k": 1}, {"top_p": 1e-6}):
+        sampled = generator_of(model, tokenizer, temperature=2.0, **options).generate(prompts())
+        assert sampled == greedy
+
+
+def test_an_answer_ends_before_a_text_that_stops_it(encoder_decoder: Build, tokenizer: Any) -> None:
+    tokenizer.backend_tokenizer.decoder = decoders.WordPiece()
+    model = encoder_decoder("bart")
+    whole = [o.text for o in generator_of(model, tokenizer).generate(prompts())]
+    stop = next(word for text in whole for word in text.split()[1:])
+    expected = [text.split(stop)[0].strip() for text in whole]
+    outputs = generator_of(model, tokenizer, stop=[stop, "never"]).generate(prompts())
+    assert [output.text for output in outputs] == expected != whole
+    ended = [o.tokens for o, text in zip(outputs, whole, strict=True) if stop in text]
+    assert min(ended) < 6
+
+
+def test_tokens_are_counted_up_to_the_end(encoder_decoder: Build, tokenizer: Any) -> None:
+    model = encoder_decoder("t5")
+    (whole,) = generator_of(model, tokenizer).generate(prompts()[:1])
+    words = whole.text.split()
+    assert whole.tokens == len(words) == 6
+    model.generation_config.eos_token_id = [199, *tokenizer.convert_tokens_to_ids(words[-1:])]
+    (output,) = generator_of(model, tokenizer).generate(prompts()[:1])
+    assert 0 < output.tokens == words.index(words[-1]) + 1 < 6
+    assert generator_of(model, tokenizer).generate([]) == []
+
+
+def test_a_decoder_begins_as_the_model_says_else_as_its_kind_does(
+    encoder_decoder: Build, tokenizer: Any
+) -> None:
+    assert start_token(encoder_decoder("t5"), tokenizer) == 0
+    assert start_token(encoder_decoder("bert"), tokenizer) == tokenizer.cls_token_id
+    model = encoder_decoder("t5")
+    model.generation_config.decoder_start_token_id = model.config.decoder_start_token_id = None
+    model.generation_config.bos_token_id = 7
+    assert start_token(model, tokenizer) == 7
+    model.generation_config.bos_token_id = None
+    with pytest.raises(ModelError, match="t5: it names no token that its decoder begins with"):
+        start_token(model, tokenizer)
+
+
+def test_an_answer_ends_as_the_model_says_else_as_the_tokenizer_does(
+    encoder_decoder: Build, tokenizer: Any
+) -> None:
+    model = encoder_decoder("bert")
+    assert end_tokens(model, tokenizer) == (tokenizer.sep_token_id,)
+    tokenizer.eos_token = "."
+    assert end_tokens(model, tokenizer) == (tokenizer.eos_token_id,)
+    model.generation_config.eos_token_id = [5, 6]
+    assert end_tokens(model, tokenizer) == (5, 6)
+    tokenizer.pad_token = None
+    assert pad_token(model, tokenizer) == 5
+    model.generation_config.eos_token_id = tokenizer.eos_token = tokenizer.sep_token = None
+    with pytest.raises(ModelError, match="names a token that ends an answer"):
+        end_tokens(model, tokenizer)
+
+
+def test_it_is_loaded_from_a_folder(encoder_decoder: Build, tokenizer: Any, tmp_path: Path) -> None:
+    model = encoder_decoder("t5")
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    config = LocalModel(model=str(tmp_path), max_new_tokens=6, precision="fp32", device="cpu")
+    loaded = FusedGenerator.load(config)
+    assert loaded.generate(prompts()) == generator_of(model, tokenizer).generate(prompts())
+    assert encoder_of(loaded.model) is loaded.model.encoder
+
+
+def test_a_model_that_only_decodes_is_refused(tokenizer: Any, tmp_path: Path) -> None:
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=200, n_embd=8, n_layer=1, n_head=1, n_positions=16)
+    ).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="gpt2 has no encoder of its own.* method: sft"):
+        FusedGenerator.load(LocalModel(model=str(tmp_path)))
