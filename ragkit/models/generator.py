@@ -106,10 +106,14 @@ class Generator:
                 if end is not None]  # fmt: skip
 
     @property
+    def positions(self) -> int:
+        """Tokens that the model can read: of prompt and answer, or of a prompt for an encoder."""
+        return int(getattr(self.model.config, "max_position_embeddings", None) or _NO_LIMIT)
+
+    @property
     def limit(self) -> int:
-        """Tokens that the model reads: of prompt and answer, or of a prompt for an encoder."""
-        positions = getattr(self.model.config, "max_position_embeddings", None) or _NO_LIMIT
-        return min(int(positions), min(int(self.tokenizer.model_max_length), _NO_LIMIT))
+        """Tokens that it is meant for: those it can read, or fewer where its tokenizer says so."""
+        return min(self.positions, int(self.tokenizer.model_max_length))
 
     def render(
         self,

@@ -128,10 +128,11 @@ def _prompter(config: HfAnswerer, card: Card, generator: Generator) -> Prompter:
     Raises:
         ModelError: a length that the model cannot take, or that leaves no room for a prompt.
     """
-    max_length = config.max_length or min(card.max_length or generator.limit, generator.limit)
-    if max_length > generator.limit:
+    max_length = config.max_length or card.max_length or generator.limit
+    if max_length > generator.positions:
         raise ModelError(
-            f"max_length: {max_length} is more than the {generator.limit} tokens of {config.model}"
+            f"max_length: {max_length} is more than the {generator.positions} tokens of "
+            f"{config.model}"
         )
     cite = card.cite if config.cite is None else config.cite
     prompter = Prompter(

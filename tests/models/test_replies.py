@@ -2,7 +2,7 @@
 
 import pytest
 
-from ragkit.models.replies import json_values, without_thought
+from ragkit.models.replies import json_values, pieces_without_thought, without_thought
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,19 @@ def test_a_string_says_what_is_broken() -> None:
 
 def test_a_thought_is_no_part_of_what_was_said() -> None:
     assert without_thought("<think>[[correct]]?</think>\n[[incorrect]]") == "\n[[incorrect]]"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        (["Twe", "lve ", "volts"], ["Twe", "lve ", "volts"]),
+        (["<thi", "nk>a</th", "ink>\n\n", "Twe", "lve"], ["Twe", "lve"]),
+        (["\n<think>a</think> Twelve", " volts"], ["Twelve", " volts"]),
+        (["<", "b>x"], ["<b>x"]),
+        (["<think>a", " and no end"], []),
+        (["<th"], ["<th"]),
+        ([], []),
+    ],
+)
+def test_pieces_begin_after_the_thought(pieces: list[str], expected: list[str]) -> None:
+    assert list(pieces_without_thought(pieces)) == expected

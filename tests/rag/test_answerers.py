@@ -251,7 +251,7 @@ def test_what_the_configuration_says_comes_before_the_card(tiny_generator: Path)
     write_card(tiny_generator, Card("swr", {"system": "card"}, cite=True, max_length=300))
     prompter = hf(tiny_generator, cite=False, max_length=200, prompt={"system": "own"}).prompter
     assert (prompter.cite, prompter.max_length, prompter.prompt.system) == (False, 200, "own")
-    write_card(tiny_generator, Card("swr", max_length=5000))
+    write_card(tiny_generator, Card("swr"))
     assert hf(tiny_generator).prompter.max_length == 1024  # the model's own
 
 
