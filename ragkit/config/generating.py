@@ -12,18 +12,22 @@ from ragkit.config.training import TrainLoop
 Method = Literal["reader", "sft", "swr", "fid"]
 
 
+_RETRIEVED = ("k", "retriever", "cache")  # keys that gold: only would not look at
+
+
 class Passages(Block):
     """Which passages a training question is given."""
 
-    k: int = Field(3, gt=0, description="passages that the retriever finds (swr, fid, reader)")
-    gold: Literal["as_retrieved", "forced", "raft"] = Field(
-        "forced",
-        description="as_retrieved: where the retriever finds it; forced: in place of the last "
-        "where it does not; raft: there with probability p_gold, else distractors alone",
+    k: int = Field(3, gt=0, description="passages that the retriever finds")
+    gold: Literal["only", "as_retrieved", "forced", "raft"] | None = Field(
+        None,
+        description="only: the right passages, and nothing is retrieved; as_retrieved: where the "
+        "retriever finds them; forced: in place of the last where it does not; raft: there with "
+        "probability p_gold, else distractors alone; unset: only (reader, sft), forced (swr, fid)",
     )
     p_gold: float = Field(0.8, ge=0, le=1, description="of raft")
     distractors: int = Field(
-        0, ge=0, description="sft: passages beside the right ones: hard negatives, else by lot"
+        0, ge=0, description="only: passages beside the right ones: hard negatives, else by lot"
     )
     shuffle: bool = Field(True, description="put the passages in another order each epoch")
     retriever: Retriever = Field(Dense(type="dense"), description="the frozen retriever")
@@ -32,17 +36,26 @@ class Passages(Block):
     )
 
     @model_validator(mode="after")
-    def _only_raft_has_a_share(self) -> Self:
-        if "p_gold" in self.model_fields_set and self.gold != "raft":
-            raise ValueError(f"p_gold: goes with gold: raft, and this is {self.gold}")
+    def _fit_together(self) -> Self:
+        if self.p_gold != _default(self, "p_gold") and self.gold != "raft":
+            raise ValueError("p_gold: goes with gold: raft")
+        changed = [key for key in _RETRIEVED if getattr(self, key) != _default(self, key)]
+        if self.gold == "only" and changed:
+            raise ValueError(f"{changed[0]}: nothing is retrieved with gold: only")
+        if self.gold not in ("only", None) and self.distractors:
+            raise ValueError(f"distractors: goes with gold: only, and this is {self.gold}")
         return self
+
+
+def _default(block: Block, key: str) -> Any:
+    return type(block).model_fields[key].default
 
 
 class Part(Block):
     """A file of a mixture, and its share of an epoch."""
 
-    path: InputPath
-    weight: float = Field(1.0, gt=0)
+    path: InputPath = Field(description="examples or chats")
+    weight: float = Field(1.0, gt=0, description="share among the weights of all parts")
 
 
 class Pretraining(Block):
@@ -60,9 +73,11 @@ class GeneratorLoop(TrainLoop):
     """How long, how fast and in what steps a generator is trained."""
 
     epochs: float = Field(2.0, gt=0, description="passes over the examples")
-    batch_size: int = Field(8, gt=0, description="examples a device and step")
+    batch_size: int | None = Field(  # type: ignore[assignment]
+        None, gt=0, description="examples a device and step; unset: 8, of a reader 16"
+    )
     learning_rate: float | None = Field(  # type: ignore[assignment]
-        None, gt=0, description="highest; unset: 1e-5, with LoRA 1e-4, of a reader 1e-4"
+        None, gt=0, description="highest; unset: 1e-5, with LoRA 1e-4, of a reader 2e-4"
     )
     optimizer: Literal["adamw", "adamw_8bit"] = Field(
         "adamw", description="adamw_8bit: its state in 8 bits; needs a CUDA GPU and bitsandbytes"
@@ -78,6 +93,12 @@ class GeneratorLoop(TrainLoop):
         description="where memory runs out, go on from the last checkpoint with half the batch and "
         "twice the accumulation",
     )
+
+    @property
+    def batch(self) -> int:
+        """`batch_size`, given or filled in."""
+        assert self.batch_size is not None
+        return self.batch_size
 
 
 class Watching(Block):

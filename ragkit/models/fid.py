@@ -67,7 +67,7 @@ class FusedGenerator:
                 for i, row in zip(batch, tokens, strict=True):
                     text = self.tokenizer.decode(row, skip_special_tokens=True)
                     cut = _before(str(text), self.config.stop).strip()
-                    outputs[i] = Generated(cut, len(row), sizes[i])
+                    outputs[i] = Generated(cut, tuple(row), sizes[i])
         return [outputs[i] for i in range(len(prompts))]
 
     def _generate(self, prompts: list[Texts]) -> list[list[int]]:

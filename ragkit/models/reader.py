@@ -117,7 +117,7 @@ class SpanReader:
         try:
             config = AutoConfig.from_pretrained(layout.source, **place)
             tokenizer = AutoTokenizer.from_pretrained(layout.source, **place)
-            _check_kind(reference, config.is_encoder_decoder, tokenizer)
+            _check_kind(reference, getattr(config, "is_encoder_decoder", False), tokenizer)
             with _quietly(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(head_seed or 0)
                 model, report = AutoModelForQuestionAnswering.from_pretrained(
@@ -176,8 +176,8 @@ class SpanReader:
         starts, at = [0] * len(pairs), 0
         for i in order:
             starts[i], at = at, at + len(pairs[i].ids)
-        return Batch(self._packed(rows) if self.position_offset is not None else self._padded(rows),
-                     starts)  # fmt: skip
+        inputs = self._packed(rows) if self.position_offset is not None else self._padded(rows)
+        return Batch(inputs, starts)
 
     def _packed(self, pairs: Sequence[Pair]) -> dict[str, Any]:
         assert self.position_offset is not None
@@ -213,23 +213,10 @@ class SpanReader:
         for i, (pair, start) in enumerate(zip(pairs, starts, strict=True)):
             owner[start + pair.first : start + pair.first + len(pair.places)] = i
         scores, lengths = best_ends(begins, ends, owner, max_answer_tokens)
-        found: list[Span | None] = []
-        for pair, start in zip(pairs, starts, strict=True):
-            own = slice(start + pair.first, start + pair.first + len(pair.places))
-            if not pair.places:
-                found.append(None)
-                continue
-            at = int(scores[own].argmax())
-            last = at + int(lengths[own][at])
-            found.append(
-                Span(
-                    pair.places[at][0],
-                    pair.places[last][1],
-                    float(scores[own][at]),
-                    float(begins[start] + ends[start]),
-                )  # fmt: skip
-            )
-        return found
+        return [
+            _best_span(pair, start, scores, lengths, float(begins[start] + ends[start]))
+            for pair, start in zip(pairs, starts, strict=True)
+        ]
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint that `AutoModelForQuestionAnswering` loads, with the tokenizer."""
@@ -270,6 +257,18 @@ def best_ends(
     allowed = (theirs == owner[:, None]) & (owner[:, None] >= 0)
     scores, offsets = later.masked_fill(~allowed, -torch.inf).max(dim=1)
     return begins + scores, offsets
+
+
+def _best_span(
+    pair: Pair, start: int, scores: Tensor, lengths: Tensor, no_answer: float
+) -> Span | None:
+    """Return the best span of the pair that begins at `start` among all tokens."""
+    if not pair.places:
+        return None
+    own = slice(start + pair.first, start + pair.first + len(pair.places))
+    at = int(scores[own].argmax())
+    last = at + int(lengths[own][at])
+    return Span(pair.places[at][0], pair.places[last][1], float(scores[own][at]), no_answer)
 
 
 def _pair(encoded: Any, i: int, title: int) -> Pair:

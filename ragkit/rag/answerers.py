@@ -8,7 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from ragkit.config.answering import Answerer, ExtractiveAnswerer, HfAnswerer, OpenAIAnswerer
+from ragkit.config.answering import (
+    Answerer,
+    ExtractiveAnswerer,
+    FidAnswerer,
+    HfAnswerer,
+    ReaderAnswerer,
+)
 from ragkit.data.schema import Example, Passage
 
 
@@ -57,7 +63,14 @@ def build_answerer(config: Answerer) -> Answers:
         from ragkit.rag.generated import HfAnswers
 
         return HfAnswers(config)
+    if isinstance(config, FidAnswerer):
+        from ragkit.rag.fused import FidAnswers
+
+        return FidAnswers(config)
+    if isinstance(config, ReaderAnswerer):
+        from ragkit.rag.reading import ReaderAnswers
+
+        return ReaderAnswers(config)
     from ragkit.rag.generated import OpenAIAnswers
 
-    assert isinstance(config, OpenAIAnswerer)
     return OpenAIAnswers(config)

@@ -20,6 +20,7 @@ from ragkit.models import products
 from ragkit.models.cards import read_card
 from ragkit.models.devices import pick_device, side_by_side, use_bf16
 from ragkit.models.reader import Pair, Span, SpanReader
+from ragkit.models.reranker import TOKENS_PER_BATCH
 from ragkit.models.resolve import resolve_model
 from ragkit.retrieval.encode import batches
 from ragkit.retrieval.searchers import query_text
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from ragkit.rag.answerers import Answer
 
 _TOGETHER = 32  # questions whose passages are read together
-_TOKENS_PER_BATCH = {"cpu": 2_048, "cuda": 65_536, "mps": 16_384}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def _spans(reader: SpanReader, flat: Sequence[Pair], options: ReaderAnswerer) ->
         with torch.inference_mode(), region():
             return reader.best_spans([flat[i] for i in batch], options.max_answer_tokens)
 
-    budget = options.tokens_per_batch or _TOKENS_PER_BATCH[device.type]
+    budget = options.tokens_per_batch or TOKENS_PER_BATCH[device.type]
     plan = list(batches([pair.ids for pair in flat], budget))
     spans: list[Span | None] = [None] * len(flat)
     for batch, found in zip(plan, side_by_side(run, plan, device), strict=True):

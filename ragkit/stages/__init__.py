@@ -98,6 +98,13 @@ STAGES = {
             "input", "CORPUS",
             {"--architecture": "architecture.type", "--model": "architecture.encoder"},
         ),
+        Stage(
+            "train-generator",
+            "Train a span reader or a generator, on right or on retrieved passages.",
+            "examples", "EXAMPLES",
+            {"--corpus": "corpus", "--dev": "dev", **_ENCODER, "--method": "method",
+             "--retriever": "passages.retriever.model"},
+        ),
         Stage("index", "Encode a corpus into an index directory.", "corpus", "CORPUS", _ENCODER),
         Stage(
             "search", "Search a corpus for a question, or for each of a file of examples.",

@@ -132,7 +132,7 @@ def fit(
         ModelError: the loss is not a number, or memory runs out.
         RunError: the checkpoints in `folder` are of a different training.
     """
-    assert loop.learning_rate is not None, "the stage fills it in"
+    assert loop.learning_rate and loop.batch_size, "the stage fills them in"
     made_from = {
         **made_from, "seed": seed, "processes": ranks.count(), "loop": dict(plain_settings(loop)),
     }  # fmt: skip
@@ -147,7 +147,7 @@ def fit(
                 raise ModelError(_advice(loop)) from error
         logger.warning(
             "no memory for %d examples at a time; going on with %d, and %d accumulated",
-            loop.batch_size, smaller.batch_size, smaller.gradient_accumulation,
+            loop.batch, smaller.batch, smaller.gradient_accumulation,
         )  # fmt: skip
         loop = smaller
         gc.collect()
@@ -237,11 +237,11 @@ def _halved(loop: GeneratorLoop) -> GeneratorLoop | None:
 
     Of several processes only one may have run out, and the others would wait for it.
     """
-    if not loop.halve_batch or loop.batch_size % 2 or ranks.count() > 1:
+    if not loop.halve_batch or loop.batch % 2 or ranks.count() > 1:
         return None
     return loop.model_copy(
         update={
-            "batch_size": loop.batch_size // 2,
+            "batch_size": loop.batch // 2,
             "gradient_accumulation": loop.gradient_accumulation * 2,
         }
     )
@@ -249,10 +249,10 @@ def _halved(loop: GeneratorLoop) -> GeneratorLoop | None:
 
 def _advice(loop: GeneratorLoop) -> str:
     lower = ["loop.batch_size (raise loop.gradient_accumulation by as much: the same steps)"]
-    lower += [] if loop.batch_size > 1 else ["max_length", "passages.k"]
+    lower += [] if loop.batch > 1 else ["max_length", "passages.k"]
     others = ["loop.gradient_checkpointing: true", "lora"]
     others += [] if loop.halve_batch else ["loop.halve_batch: true, which tries by itself"]
     return (
-        f"out of memory with {loop.batch_size} examples at a time; lower {', '.join(lower)}; "
+        f"out of memory with {loop.batch} examples at a time; lower {', '.join(lower)}; "
         f"or set {', '.join(others)}"
     )

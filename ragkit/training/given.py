@@ -92,7 +92,7 @@ class Given:
 
 
 def depth(config: Passages) -> int:
-    """Return how deep to search: enough for `k` passages that do not answer, too."""
+    """Return how deep to search: for raft enough for `k` passages that do not answer, too."""
     return 2 * config.k + 10 if config.gold == "raft" else config.k
 
 

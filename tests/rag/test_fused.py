@@ -51,7 +51,7 @@ def say(answers: FidAnswers, monkeypatch: pytest.MonkeyPatch, texts: list[str]) 
 
     def generate(prompts: Any) -> list[Generated]:
         asked.extend(prompts)
-        return [Generated(text, 2, 7) for text in texts]
+        return [Generated(text, (5, 3), 7) for text in texts]
 
     monkeypatch.setattr(answers.generator, "generate", generate)
     return asked

@@ -9,7 +9,7 @@ from ragkit.config.blocks import Bm25, Dense, Fused, Retriever
 from ragkit.data.schema import Example, Passage, Turn
 from ragkit.errors import DataError
 from ragkit.retrieval import rankings as module
-from ragkit.retrieval.rankings import rankings
+from ragkit.retrieval.rankings import Rankings
 
 CORPUS = {
     key: Passage(key, text)
@@ -17,6 +17,16 @@ CORPUS = {
 }
 EXAMPLES = [Example("1", "which valve"), Example("2", "what of the fuse")]
 WORDS = Bm25(type="bm25")
+
+
+def rankings(
+    retriever: Retriever,
+    examples: list[Example],
+    corpus: dict[str, Passage],
+    depth: int,
+    folder: Path,
+) -> dict[str, list[str]]:
+    return Rankings(retriever, corpus, folder).of(examples, depth)
 
 
 @pytest.fixture
@@ -68,6 +78,15 @@ def test_whatever_decides_a_ranking_makes_another(
     )
     rankings(on_cpu, EXAMPLES, CORPUS, 2, tmp_path)
     assert len(searched) == 8
+
+
+def test_a_retriever_is_built_once_for_several_files(
+    tmp_path: Path, searched: list[Retriever]
+) -> None:
+    found = Rankings(WORDS, CORPUS, tmp_path)
+    found.of(EXAMPLES[:1], 2)
+    found.of(EXAMPLES[1:], 2)
+    assert len(searched) == 1
 
 
 def test_a_file_of_another_ranking_is_refused(tmp_path: Path) -> None:

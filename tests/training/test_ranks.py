@@ -2,10 +2,8 @@
 
 import importlib.util
 import json
-import os
 import runpy
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,19 +25,10 @@ from ragkit.training.retriever import train_retriever
 
 WORKER = Path(__file__).with_name("ranks_worker.py")
 CONFIGS = Path(__file__).parents[2] / "configs"
+Torchrun = Callable[..., subprocess.CompletedProcess[str]]
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed"
 )
-
-
-def torchrun(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Start two connected processes on this machine and wait for them."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *launcher, *arguments],
-        env=environment, capture_output=True, text=True, timeout=timeout,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +55,7 @@ def test_two_processes_train_what_one_does_and_resume_exactly(
     alone: dict[str, Tensor],
     tiny_encoder: Path,
     tmp_path: Path,
+    torchrun: Torchrun,
 ) -> None:
     done = torchrun(str(WORKER), mode, str(tiny_encoder), str(tmp_path), str(CONFIGS / "deepspeed"))
     assert done.returncode == 0, done.stderr
@@ -81,7 +71,9 @@ def test_two_processes_train_what_one_does_and_resume_exactly(
         assert torch.equal(parts[name], found), name
 
 
-def test_where_one_process_fails_all_end(tiny_encoder: Path, tmp_path: Path) -> None:
+def test_where_one_process_fails_all_end(
+    tiny_encoder: Path, tmp_path: Path, torchrun: Torchrun
+) -> None:
     done = torchrun(
         str(WORKER), "rank-1-fails", str(tiny_encoder), str(tmp_path), str(CONFIGS), timeout=120
     )
@@ -90,7 +82,9 @@ def test_where_one_process_fails_all_end(tiny_encoder: Path, tmp_path: Path) -> 
     assert not (tmp_path / "told.json").exists()
 
 
-def test_the_command_writes_one_run_directory(tiny_encoder: Path, tmp_path: Path) -> None:
+def test_the_command_writes_one_run_directory(
+    tiny_encoder: Path, tmp_path: Path, torchrun: Torchrun
+) -> None:
     data = tmp_path / "data"
     data.mkdir()
     worker = runpy.run_path(str(WORKER))

@@ -126,6 +126,18 @@ def test_a_question_that_teaches_nothing_is_neither_learned_nor_counted(
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
+def test_the_loss_is_computed_in_fp32_where_the_model_computes_in_bf16(
+    objective: SpanObjective,
+) -> None:
+    items = [objective.item(RELAY, [A, B]), objective.item(FUSE, [B])]
+    with torch.no_grad():
+        exact = loss_of(objective, items)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = loss_of(objective, items)
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, exact, rtol=0.02, atol=0)
+
+
 def test_the_loss_is_that_of_one_softmax_over_all_passages(objective: SpanObjective) -> None:
     reader, item = objective.reader, objective.item(RELAY, [B, A])
     reader.model.set_attn_implementation("sdpa")

@@ -1,0 +1,178 @@
+"""How train-generator trains a span reader."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ragkit.config.answering import ReaderAnswerer
+from ragkit.data.schema import Example
+from ragkit.errors import DataError
+from ragkit.models.adapters import merged, with_adapters
+from ragkit.models.cards import Card
+from ragkit.models.devices import pick_device
+from ragkit.models.loading import positions
+from ragkit.models.pretrained import fingerprint
+from ragkit.models.reader import SpanReader
+from ragkit.rag.reading import Reading, pairs, read
+from ragkit.runs import Run
+from ragkit.stages.generator_data import Asked, keep_model, read_parts
+from ragkit.training.fitting import BEST, Model, Objective, fit
+from ragkit.training.given import Given
+from ragkit.training.measuring import Trained
+from ragkit.training.mixture import Mixture, Source
+from ragkit.training.reading import SpanItem, SpanObjective, choose_margin, log_targets
+from ragkit.training.watching import Dev
+
+if TYPE_CHECKING:
+    from ragkit.stages.train_generator import Config
+
+_USUAL_LENGTH = 384
+_HEAD = "qa_outputs"  # trained whole where the rest has adapters
+# what of the configuration decides the weights, beside data, model and loop
+_DECIDING = {"max_length", "max_answer_tokens", "lora", "selection"}
+
+
+@dataclass
+class ReaderTask:
+    """A span reader in training, and how it is asked meanwhile.
+
+    reader: the one that is trained, in the last `load`
+    """
+
+    config: "Config"
+
+    def __post_init__(self) -> None:
+        self.reader = self._fresh()
+
+    def _fresh(self) -> SpanReader:
+        config = self.config
+        reader = SpanReader.load(
+            config.model,
+            config.max_length,
+            head_seed=config.seed,
+            trust_remote_code=config.trust_remote_code,
+        )
+        if config.max_length is None:
+            plain: Any = reader.model.base_model
+            reader.max_length = min(_USUAL_LENGTH, positions(plain))
+        return reader
+
+    def load(self) -> tuple[Model, Objective]:
+        """Return the model to begin with, and what it learns."""
+        self.reader = self._fresh()
+        lora = self.config.lora
+        model = with_adapters(self.reader.model, lora, [_HEAD]) if lora else self.reader.model
+        return model, SpanObjective(self.reader)
+
+    def trained(self, best: Path) -> SpanReader:
+        """Return the reader with the weights that training left."""
+        reader = self._fresh()
+        model: Any = (
+            merged(reader.model, best)
+            if self.config.lora
+            else type(reader.model).from_pretrained(best)
+        )
+        return SpanReader(model.eval(), reader.tokenizer, reader.max_length)
+
+    def readings(self, examples: Sequence[Example], given: Given) -> list[Reading | None]:
+        """Return the best span for each dev question by the reader as it is."""
+        passages = [given.evaluation(e) for e in examples]
+        options = ReaderAnswerer(
+            type="reader",
+            model=self.config.model,
+            max_answer_tokens=self.config.longest_answer,
+            precision=self.config.loop.precision,
+        )
+        return read(self.reader, pairs(self.reader, examples, passages), passages, options)
+
+    def answer(self, _: Model, examples: Sequence[Example], given: Given) -> list[tuple[str, bool]]:
+        """Return what the reader says to dev questions; it declines where that is best on them."""
+        found = self.readings(examples, given)
+        margin = choose_margin(examples, found)
+        return [
+            ("", True) if r is None else (r.text, margin is not None and r.margin < margin)
+            for r in found
+        ]
+
+
+def train_reader(config: "Config", run: Run) -> Trained:
+    """Train a span reader; leave it in model/."""
+    parts = read_parts(config, run)
+    (part,), dev = parts.asked, parts.dev
+    task = ReaderTask(config)
+    objective = SpanObjective(task.reader)
+    examples = _learnable(part, objective)
+
+    def item(number: int, epoch: int) -> SpanItem:
+        return objective.item(examples[number], part.given.training(examples[number], epoch))
+
+    settings = config.model_dump(mode="json", include=_DECIDING)
+    settings["passages"] = config.passages.model_dump(mode="json", exclude={"cache", "retriever"})
+    with run.timed("training"):
+        trained = fit(
+            task.load,
+            Mixture([Source(len(examples), item)], config.seed),
+            run.path,
+            loop=config.loop,
+            made_from={
+                "model": fingerprint(task.reader.model),
+                "data": part.fingerprint(),
+                "settings": settings,
+            },
+            score=_score(config, run, task, dev, objective) if dev else None,
+            metric=config.selection.metric,
+            seed=config.seed,
+        )
+    if run.main:
+        _keep(config, run, task, dev)
+    return trained
+
+
+def _learnable(part: Asked, objective: SpanObjective) -> list[Example]:
+    """Return the examples that say where an answer is, or that there is none; say how many do not.
+
+    Raises:
+        DataError: none does.
+    """
+    items = [objective.item(e, part.given.training(e, 0)) for e in part.examples]
+    log_targets(items)
+    kept = [e for e, item in zip(part.examples, items, strict=True) if item.is_learnable]
+    if not kept:
+        raise DataError(
+            "nothing to read: no reference answer stands in its passages, or nearly; answers in "
+            "words of their own are learned by method: sft, swr or fid"
+        )
+    return kept
+
+
+def _score(
+    config: "Config", run: Run, task: ReaderTask, dev: Asked, objective: SpanObjective
+) -> Dev:
+    items = [objective.item(e, dev.given.evaluation(e)) for e in dev.examples]
+    return Dev(
+        dev.examples,
+        config.selection,
+        partial(task.answer, given=dev.given),
+        [item for item in items if item.is_learnable],
+        config.loop.batch,
+        run.path,
+    )
+
+
+def _keep(config: "Config", run: Run, task: ReaderTask, dev: Asked | None) -> None:
+    """Make model/ of the weights that training left; with adapters adapter/, too."""
+    task.reader = reader = task.trained(run / BEST)
+    margin = None
+    if dev is not None:
+        reader.model.to(pick_device(config.loop.device))  # type: ignore[arg-type]
+        margin = choose_margin(dev.examples, task.readings(dev.examples, dev.given))
+    card = Card(
+        method="reader",
+        max_length=reader.max_length,
+        max_answer_tokens=config.longest_answer,
+        n_passages=None if config.passages.gold == "only" else config.passages.k,
+        no_answer_margin=margin,
+    )
+    keep_model(run, reader.save, card, config.lora is not None)
