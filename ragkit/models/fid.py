@@ -74,10 +74,8 @@ class FusedGenerator:
         """Return the tokens of each answer, one of end included where it came to one."""
         device = self.model.device
         packed = {name: t.to(device) for name, t in pack(prompts).items()}
-        ends, padding = (
-            end_tokens(self.model, self.tokenizer),
-            pad_token(self.model, self.tokenizer),
-        )
+        ends = end_tokens(self.model, self.tokenizer)
+        padding = pad_token(self.model, self.tokenizer)
         with products.exact(device):
             states = encoder_of(self.model)(**packed)
         output = self.model.generate(  # type: ignore[operator]
@@ -91,9 +89,9 @@ class FusedGenerator:
             do_sample=False,
             use_cache=True,
             logits_processor=self._sampling(prompts),
-            **({"stop_strings": self.config.stop, "tokenizer": self.tokenizer}
-               if self.config.stop else {}),
-        )  # fmt: skip
+            stop_strings=self.config.stop or None,
+            tokenizer=self.tokenizer,
+        )
         return [_answer(row, ends, padding) for row in output[:, 1:].tolist()]
 
     def _sampling(self, prompts: list[Texts]) -> LogitsProcessorList:
