@@ -70,10 +70,16 @@ _CITE = Field(
 _PROMPT = Field(None, description="what it is told; unset: as the model was trained")
 
 
+_MOST = Field(
+    None, gt=0, description="longest answer, in tokens; unset: as the model was trained, else 128"
+)
+
+
 class HfAnswerer(LocalModel):
     """A local causal or encoder-decoder model."""
 
     type: Literal["hf"]
+    max_new_tokens: int | None = _MOST  # type: ignore[assignment]
     cite: bool | None = _CITE
     prompt: Prompting | None = _PROMPT
     max_length: int | None = Field(
@@ -85,6 +91,7 @@ class FidAnswerer(LocalModel):
     """A fusion-in-decoder model that `ragkit train-generator` made (method fid)."""
 
     type: Literal["fid"]
+    max_new_tokens: int | None = _MOST  # type: ignore[assignment]
 
 
 class ReaderAnswerer(Block):
@@ -92,7 +99,9 @@ class ReaderAnswerer(Block):
 
     type: Literal["reader"]
     model: ModelRef = Field(description="hub name, folder or run directory")
-    max_answer_tokens: int = Field(40, gt=0, description="longest answer, in tokens")
+    max_answer_tokens: int | None = Field(
+        None, gt=0, description="longest answer, in tokens; unset: as it was trained, else 40"
+    )
     tokens_per_batch: int | None = Field(
         None, gt=0, description="unset: 2,048 on a CPU, 65,536 on a GPU"
     )

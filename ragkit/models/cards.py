@@ -18,6 +18,7 @@ class Card:
     prompt: the keys of `ragkit.config.answering.Prompting`
     max_length: tokens of prompt and answer together; of a question and one passage (fid, reader)
     n_passages: passages that it was given at most
+    max_answer_tokens: of the longest answer
     no_answer_margin: of a reader, chosen on dev
     """
 
@@ -33,6 +34,10 @@ class Card:
     def answerer(self) -> str:
         """The type of answerer that asks such a model."""
         return self.method if self.method in ("fid", "reader") else "hf"
+
+    def longest(self, given: int | None, usual: int) -> int:
+        """Return the tokens that an answer may have: as given, else as trained, else as usual."""
+        return given or self.max_answer_tokens or usual
 
 
 def write_card(folder: Path, card: Card) -> None:

@@ -15,6 +15,7 @@ from ragkit.models.fid import FusedGenerator, end_tokens
 from ragkit.models.generator import Generated
 from ragkit.models.resolve import resolve_model
 from ragkit.rag.answerers import Answer
+from ragkit.rag.generated import USUAL_ANSWER
 from ragkit.rag.prompting import Prompt, Prompter
 from ragkit.rag.prompts import is_refusal, without_citations
 
@@ -31,6 +32,8 @@ class FidAnswers:
             ModelError: no such model, one without an encoder, or not trained by method fid.
         """
         card = _card(config.model)
+        most = card.longest(config.max_new_tokens, USUAL_ANSWER)
+        config = config.model_copy(update={"max_new_tokens": most})
         self.generator = FusedGenerator.load(config)
         model, tokenizer = self.generator.model, self.generator.tokenizer
         self.prompter = Prompter(
@@ -38,7 +41,7 @@ class FidAnswers:
             end_tokens(model, tokenizer),
             decoder=False,
             max_length=card.max_length or int(tokenizer.model_max_length),
-            max_answer_tokens=config.max_new_tokens,
+            max_answer_tokens=most,
             prompt=Prompting(**card.prompt),
             cite=card.cite,
             fused=True,

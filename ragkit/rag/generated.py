@@ -18,6 +18,7 @@ from ragkit.rag.prompting import Prompt, Prompter
 from ragkit.rag.prompts import is_refusal, messages, without_citations
 
 _THINK = "<think>"
+USUAL_ANSWER = 128  # tokens
 
 
 class HfAnswers:
@@ -35,8 +36,10 @@ class HfAnswers:
                 f"{config.model}: its method is {card.method}; answerer.type: {card.answerer} "
                 "asks such a model, not hf"
             )
-        self.config, self.generator = config, Generator.load(config)
-        self.prompter = _prompter(config, card, self.generator)
+        most = card.longest(config.max_new_tokens, USUAL_ANSWER)
+        self.config = config.model_copy(update={"max_new_tokens": most})
+        self.generator = Generator.load(self.config)
+        self.prompter = _prompter(self.config, card, self.generator, most)
         self.told = False  # that prompts were shortened
 
     def answer(
@@ -122,9 +125,10 @@ class OpenAIAnswers:
         return messages(example, passages, self.config.cite, self.config.prompt)
 
 
-def _prompter(config: HfAnswerer, card: Card, generator: Generator) -> Prompter:
+def _prompter(config: HfAnswerer, card: Card, generator: Generator, most: int) -> Prompter:
     """Return what writes a model's prompts.
 
+    most: tokens of an answer
     Raises:
         ModelError: a length that the model cannot take, or that leaves no room for a prompt.
     """
@@ -140,7 +144,7 @@ def _prompter(config: HfAnswerer, card: Card, generator: Generator) -> Prompter:
         generator.ends,
         generator.is_decoder,
         max_length,
-        config.max_new_tokens,
+        most,
         config.prompt or Prompting(**card.prompt),
         cite,
     )

@@ -17,7 +17,7 @@ from ragkit.config.answering import ReaderAnswerer
 from ragkit.data.schema import Example, Passage
 from ragkit.log import logger
 from ragkit.models import products
-from ragkit.models.cards import read_card
+from ragkit.models.cards import Card, read_card
 from ragkit.models.devices import pick_device, side_by_side, use_bf16
 from ragkit.models.reader import Pair, Span, SpanReader
 from ragkit.models.reranker import TOKENS_PER_BATCH
@@ -28,6 +28,7 @@ from ragkit.retrieval.searchers import query_text
 if TYPE_CHECKING:
     from ragkit.rag.answerers import Answer
 
+USUAL_ANSWER = 40  # tokens
 _TOGETHER = 32  # questions whose passages are read together
 
 
@@ -52,7 +53,9 @@ class ReaderAnswers:
         card = read_card(resolve_model(config.model))
         chosen = card.no_answer_margin if card else None
         margins = (config.no_answer_margin, chosen, 0.0)
-        self.config, self.margin = config, next(m for m in margins if m is not None)
+        self.margin = next(m for m in margins if m is not None)
+        most = (card or Card("reader")).longest(config.max_answer_tokens, USUAL_ANSWER)
+        self.config = config.model_copy(update={"max_answer_tokens": most})
         self.reader = SpanReader.load(config.model, card.max_length if card else None)
         self.reader.model.to(pick_device(config.device))  # type: ignore[arg-type]
 
@@ -123,7 +126,9 @@ def _spans(reader: SpanReader, flat: Sequence[Pair], options: ReaderAnswerer) ->
 
     def run(batch: Sequence[int]) -> list[Span | None]:
         with torch.inference_mode(), region():
-            return reader.best_spans([flat[i] for i in batch], options.max_answer_tokens)
+            return reader.best_spans(
+                [flat[i] for i in batch], options.max_answer_tokens or USUAL_ANSWER
+            )
 
     budget = options.tokens_per_batch or TOKENS_PER_BATCH[device.type]
     plan = list(batches([pair.ids for pair in flat], budget))

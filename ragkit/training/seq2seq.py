@@ -77,6 +77,11 @@ class Seq2SeqObjective:
             "example_ids": [item.example_id for item in items],
         }
 
+    @staticmethod
+    def lengths_of(given: Mapping[str, Any]) -> list[int]:
+        """Return the lengths of the texts in one row that a model is called with."""
+        return list(given["input_ids"][1].bincount().tolist())
+
     def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """Return the sum of -log p(token | texts, tokens before it) over all answers, in fp32."""
         labels: Tensor = batch["labels"]

@@ -41,11 +41,13 @@ def questions(path: Path) -> list[Example]:
 
 def without_leaks(train: list[Example], test: list[Example]) -> list[Example]:
     """Return the training questions that the test set does not have, or nearly; say how many go."""
-    while near := {other.id for _, other in near_questions(test, train, limit=0.8)}:
+    kept = train
+    while near := {other.id for _, other in near_questions(test, kept, limit=0.8)}:
         # `near_questions` names one training question for each test question
-        print(f"{len(near)} training questions that the test set has too, or nearly, left out")
-        train = [e for e in train if e.id not in near]
-    return train
+        kept = [e for e in kept if e.id not in near]
+    if gone := len(train) - len(kept):
+        print(f"{gone} training questions that the test set has too, or nearly, left out")
+    return kept
 
 
 def prepare(source: Path, target: Path) -> None:

@@ -2,10 +2,10 @@
 
     python scripts/results/squad.py SOURCE TARGET
 
-SOURCE holds corpus_train.jsonl, qa_train.jsonl, corpus_dev.jsonl and qa_dev.jsonl. The corpus is that
-of both. Of the training questions 300 about a tenth of the articles become dev.jsonl, those about the
-other articles train.jsonl; 1,000 of the dev questions become test.jsonl. Training questions that stand
-in the test set, or nearly, are left out.
+SOURCE holds corpus_train.jsonl, qa_train.jsonl, corpus_dev.jsonl and qa_dev.jsonl. The corpus is
+that of both. Of the training questions 300 about a tenth of the articles become dev.jsonl, those
+about the other articles train.jsonl; 1,000 of the dev questions become test.jsonl. Training
+questions that stand in the test set, or nearly, are left out.
 """
 
 import random
