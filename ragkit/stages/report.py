@@ -86,8 +86,8 @@ def run(config: Config, run: Run) -> None:
         made = ", ".join(sorted({r.command for r in runs}))
         raise DataError(
             f"{', '.join(map(str, config.runs))}: nothing to report in runs of {made}; a report is "
-            "made of runs of eval-retriever, eval-e2e, judge, compare, attribute, train-retriever "
-            "and qa-gen"
+            "made of runs of eval-retriever, eval-e2e, judge, compare, attribute, train-retriever, "
+            "train-generator and qa-gen"
         )
     with atomic_write(run / "report.html") as f:
         f.write(render({**page, "headlines": headlines}))

@@ -22,16 +22,18 @@ _BOUGHT = ("prompt_tokens", "completion_tokens")
 
 
 def learning(runs: Iterable[Reported]) -> list[dict[str, Any]]:
-    """Return the loss and the dev metrics of each training, with the axes of both."""
+    """Return the loss and the dev metrics of each training, the one that chose last, with axes."""
     found = []
     for run in runs:
         if not (run.path / "history.jsonl").exists():
             continue
         curves = learning_curves(read_jsonl(run.path / "history.jsonl"))
-        best = (run.json("metrics.json") or {}).get("best_step")
+        report = run.json("metrics.json") or {}
+        chose = {f"eval_{name.removeprefix('dev_')}" for name in report.get("metrics", ())}
+        order = sorted(curves.items(), key=lambda c: (c[0] != "loss", c[0] in chose))
         panels = [
-            _learning_panel(name, points, best)
-            for name, points in sorted(curves.items(), key=lambda c: c[0] != "loss")
+            _learning_panel(name, points, report.get("best_step"))
+            for name, points in order
             if len(points) > 1
         ]
         if panels:

@@ -202,7 +202,8 @@ def of_training(found: Mapping[str, Any]) -> Headline:
     """Return what a training did for its dev metric, or for its loss where there is none."""
     panel = found["panels"][-1]
     values = [value for _, value in panel["points"]]
-    last = max(values) if panel["dev"] else values[-1]
+    best = min if panel["name"] == "loss" else max
+    last = best(values) if panel["dev"] else values[-1]
     where = f"{metric_name(panel['name'])} on dev questions" if panel["dev"] else panel["name"]
     return Headline(f"{found['name']}: {where} went from {values[0]:.3f} to {last:.3f}.", "")
 

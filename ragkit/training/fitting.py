@@ -7,6 +7,7 @@ passages and prompts there are, and what is measured on dev, is the caller's bus
 
 import gc
 import importlib.util
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -33,6 +34,7 @@ from ragkit.training.finite import LossWatch
 from ragkit.training.measuring import MeasuringTrainer, Trained, read_summary
 
 Model = PreTrainedModel | PeftModel
+_MESSAGES = logging.getLogger("transformers.trainer")
 BEST = ".best"  # the folder in which the weights that were kept are left to the caller
 
 
@@ -198,11 +200,13 @@ def _fit(
     if score is not None and loop.patience:
         trainer.add_callback(EarlyStoppingCallback(loop.patience))
     trainer.remove_callback(PrinterCallback)  # it prints dictionaries to stdout
+    _MESSAGES.addFilter(_is_news)
     try:
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         shutil.rmtree(folder / BEST, ignore_errors=True)
         trainer.save_model(str(folder / BEST))
     finally:
+        _MESSAGES.removeFilter(_is_news)
         # else what is loaded next is taken apart too, at stage 3
         unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
     return read_summary(trainer.state, result.metrics["train_runtime"], metric)
@@ -217,6 +221,11 @@ def _further_arguments(loop: GeneratorLoop) -> dict[str, Any]:
             raise MissingExtraError("bitsandbytes", "quantize", "loop.optimizer: adamw_8bit")
         more["optim"] = "adamw_bnb_8bit"
     return more
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leave out that weights which are tied stand in a checkpoint once."""
+    return "There were missing keys" not in record.getMessage()
 
 
 def _compute_twice(model: Model) -> None:

@@ -466,3 +466,21 @@ def test_the_command_prints_the_headline_and_where_the_page_is(
     assert done.code == 0
     assert "Nothing here is above tuned." in done.out
     assert "report.html (0." in done.out
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"), [("f1", "F1 on dev questions went from 0.100 to 0.400"),
+                         ("loss", "loss on dev questions went from 3.000 to 1.000")]
+)  # fmt: skip
+def test_a_generator_is_told_by_the_metric_that_chose_it(
+    metric: str, said: str, report: Report, runs: Any
+) -> None:
+    train = runs.account("gen", "train-generator")
+    dev = [
+        {"step": 0, "eval_loss": 3.0, "eval_f1": 0.1, "eval_rouge_l": 0.2},
+        {"step": 4, "eval_loss": 1.0, "eval_f1": 0.4, "eval_rouge_l": 0.5},
+        {"step": 8, "eval_loss": 1.5, "eval_f1": 0.3, "eval_rouge_l": 0.6},
+    ]
+    write_jsonl(train / "history.jsonl", dev)
+    write_json(train / "metrics.json", {"metrics": {f"dev_{metric}": {}}, "best_step": 4})
+    assert said in report(train).text
