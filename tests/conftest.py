@@ -206,6 +206,7 @@ def ragkit(
         monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
         monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
         monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        monkeypatch.setenv("TQDM_DISABLE", "1")
         monkeypatch.setenv("COLUMNS", "120")
         monkeypatch.setattr(sys, "argv", ["ragkit", *arguments])
         with pytest.raises(SystemExit) as caught:

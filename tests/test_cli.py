@@ -1,9 +1,12 @@
 """The command line: what it costs to start, what it says, what it leaves."""
 
 import json
+import os
+import pty
 import re
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +48,28 @@ def test_help_imports_nothing_heavy_and_names_every_command() -> None:
     assert imported & heavy == set()
     for name in [*STAGES, "run", "config", "doctor", "version"]:
         assert re.search(rf"\b{name}\b", done.stdout)
+
+
+def test_libraries_draw_no_bars_of_their_own_on_a_terminal(
+    tmp_path: Path, tiny_decoder: Path
+) -> None:
+    terminal, there = pty.openpty()
+    termios.tcsetwinsize(there, (24, 80))
+    script = (
+        "import sys; from ragkit import cli; cli.app = lambda: None; cli.main();"
+        "from transformers import AutoModelForCausalLM as A;"
+        "A.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2]);"
+        "from huggingface_hub.utils import tqdm; tqdm(total=1, disable=None, desc='here')"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script, str(tiny_decoder), str(tmp_path)],
+        check=True, stderr=there, timeout=60,
+    )  # fmt: skip
+    os.close(there)
+    with open(terminal, "rb", buffering=0) as shown:
+        said = shown.read(100_000).decode()
+    assert "here" in said  # that of downloads, in the hub's own way
+    assert "Loading weights" not in said and "Writing model shards" not in said
 
 
 def test_a_mistake_gives_one_message_and_exit_code_1_without_traceback(folder: Path) -> None:
