@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,6 +46,24 @@ def to_file(path: Path) -> Callable[[], None]:
         handler.close()
 
     return close
+
+
+@contextmanager
+def hushed(name: str) -> Iterator[None]:
+    """Drop what a library's module logs, by its logger's name, while the block runs.
+
+    Not by its level, which transformers takes for advice on what to check.
+    """
+
+    def nothing(_: logging.LogRecord) -> bool:
+        return False
+
+    library = logging.getLogger(name)
+    library.addFilter(nothing)
+    try:
+        yield
+    finally:
+        library.removeFilter(nothing)
 
 
 def progress(

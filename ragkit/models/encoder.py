@@ -7,7 +7,6 @@ go, is `ragkit.retrieval.encode`'s; gradients and losses are `ragkit.training`'s
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -326,26 +325,14 @@ def _token_ids(tower: Encoder, texts: list[str]) -> list[list[int]]:
     """Return the token ids of texts, cut at the tower's limit, never none."""
     if not texts:
         return []
-    with _quiet_tokenizer():
-        encoded = tower.tokenizer(
-            texts,
-            truncation=True,
-            max_length=tower.settings.max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
+    encoded = tower.tokenizer(
+        texts,
+        truncation=True,
+        max_length=tower.settings.max_length,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,  # of those longer than the tokenizer says: they are cut, and counted
+    )
     known = (tower.tokenizer.eos_token_id, tower.tokenizer.pad_token_id, 0)
     blank = next(i for i in known if i is not None)
     return [ids or [blank] for ids in encoded["input_ids"]]
-
-
-class _quiet_tokenizer:
-    """Silences the warning that a text is longer than the model allows: it is cut, and counted."""
-
-    def __enter__(self) -> None:
-        self.logger = logging.getLogger("transformers.tokenization_utils_base")
-        self.level = self.logger.level
-        self.logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        self.logger.setLevel(self.level)

@@ -31,6 +31,7 @@ from ragkit.errors import MissingExtraError, ModelError
 from ragkit.models.layouts import DAMAGED, EncoderSettings, TowerLayout
 from ragkit.models.packing import is_causal
 
+REPORTS = "transformers.modeling_utils"  # logs tables of weights that are missing
 _NO_LIMIT = 1_000_000  # tokenizers without a limit say 1e30
 
 

@@ -7,9 +7,7 @@ learned `ragkit.training.reading`'s.
 """
 
 import inspect
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -26,9 +24,10 @@ from transformers import (
 
 from ragkit.data.schema import Conversation, Passage
 from ragkit.errors import ModelError
+from ragkit.log import hushed
 from ragkit.models import packing, products
 from ragkit.models.layouts import DAMAGED, read_layout
-from ragkit.models.loading import positions
+from ragkit.models.loading import REPORTS, positions
 from ragkit.models.resolve import resolve_model
 
 INPUTS = ("input_ids", "token_type_ids", "position_ids", "attention_mask", "packed_lengths")
@@ -118,7 +117,7 @@ class SpanReader:
             config = AutoConfig.from_pretrained(layout.source, **place)
             tokenizer = AutoTokenizer.from_pretrained(layout.source, **place)
             _check_kind(reference, getattr(config, "is_encoder_decoder", False), tokenizer)
-            with _quietly(), torch.random.fork_rng(devices=[]):
+            with hushed(REPORTS), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(head_seed or 0)
                 model, report = AutoModelForQuestionAnswering.from_pretrained(
                     layout.source, dtype=torch.float32, num_labels=2, output_loading_info=True,
@@ -166,8 +165,8 @@ class SpanReader:
         return [_pair(encoded, i, len(p.rendered) - len(p.text)) for i, p in enumerate(passages)]
 
     def _count(self, text: str) -> int:
-        with _quietly("tokenization_utils_base"):  # that it is too long is for us to see to
-            return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        # that it is too long is for us to see to
+        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def batch(self, pairs: Sequence[Pair]) -> Batch:
         """Return pairs as the model takes them: packed where it can be, sorted by length."""
@@ -320,18 +319,3 @@ def _check_weights(
             f"{reference}: an encoder that has not learned to read: train it first, with "
             f"ragkit train-generator EXAMPLES --set method=reader -m {reference}"
         )
-
-
-@contextmanager
-def _quietly(module: str = "modeling_utils") -> Iterator[None]:
-    """Silence a module of transformers; by its level it would be told to check other things."""
-    logger = logging.getLogger(f"transformers.{module}")
-    logger.addFilter(_nothing)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_nothing)
-
-
-def _nothing(_: logging.LogRecord) -> bool:
-    return False
