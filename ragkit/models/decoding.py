@@ -40,17 +40,23 @@ class Row:
     processors: LogitsProcessorList = field(default_factory=LogitsProcessorList)
 
 
+# from a model, rows, and the token that fills them up, to what `generate` is given of them
+Reading = Callable[[Any, Sequence[Row], int], dict[str, Any]]
+
+
 def decode(
     model: PreTrainedModel,
     rows: Sequence[Row],
     size: int,
     is_done: Callable[[Row], bool],
+    read: Reading | None = None,
     **options: Any,
 ) -> Iterator[list[Row]]:
     """Yield the rows that got a token, after every step, until all are done.
 
     size: rows at most that are worked on together
     is_done: asked of each row that got a token
+    read: what of the prompts of rows `generate` is given; None: their tokens, padded
     options: of `generate`: how much, and how tokens are chosen
     """
     waiting, batch = deque(rows), None
@@ -58,7 +64,7 @@ def decode(
         free = size - (len(batch.rows) if batch else 0)
         if waiting and (batch is None or (batch.can_grow and free * _REFILL >= size)):
             begun = _begin(model, [waiting.popleft() for _ in range(min(free, len(waiting)))],
-                           options)  # fmt: skip
+                           read or _padded, options)  # fmt: skip
             yield begun.step(model, is_done)
             batch = _joined(batch, begun.left())
         else:
@@ -134,21 +140,10 @@ class _Batch:
 
 
 @torch.inference_mode()
-def _begin(model: Any, rows: list[Row], options: dict[str, Any]) -> _Batch:
+def _begin(model: Any, rows: list[Row], read: Reading, options: dict[str, Any]) -> _Batch:
     """Have `generate` prepare a batch, and stop there."""
     is_decoder = not model.config.is_encoder_decoder
-    longest = max(len(row.prompt) for row in rows)
-    fill = options["pad_token_id"]
-    tokens, mask = [], []
-    for row in rows:
-        pad, own = [0] * (longest - len(row.prompt)), [1] * len(row.prompt)
-        filled = [fill] * len(pad)
-        tokens.append([*filled, *row.prompt] if is_decoder else [*row.prompt, *filled])
-        mask.append(pad + own if is_decoder else own + pad)
-    given = {
-        "input_ids": torch.tensor(tokens, device=model.device),
-        "attention_mask": torch.tensor(mask, device=model.device),
-    }
+    given = read(model, rows, options["pad_token_id"])
 
     def prepared(_: Any, input_ids: Tensor, **state: Any) -> _Batch:
         config = state.pop("generation_config")
@@ -165,6 +160,21 @@ def _begin(model: Any, rows: list[Row], options: dict[str, Any]) -> _Batch:
 
     made: _Batch = model.generate(**given, **_cache(model), **options, custom_generate=prepared)
     return made
+
+
+def _padded(model: Any, rows: Sequence[Row], fill: int) -> dict[str, Tensor]:
+    """Return the tokens of prompts, those of a decoder padded on the left, and where they are."""
+    longest, left = max(len(row.prompt) for row in rows), not model.config.is_encoder_decoder
+    tokens, mask = [], []
+    for row in rows:
+        pad, own = [0] * (longest - len(row.prompt)), [1] * len(row.prompt)
+        filled = [fill] * len(pad)
+        tokens.append([*filled, *row.prompt] if left else [*row.prompt, *filled])
+        mask.append(pad + own if left else own + pad)
+    return {
+        "input_ids": torch.tensor(tokens, device=model.device),
+        "attention_mask": torch.tensor(mask, device=model.device),
+    }
 
 
 def _cache(model: Any) -> dict[str, Cache]:

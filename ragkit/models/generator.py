@@ -10,23 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ragkit.config.blocks import LocalModel
 from ragkit.errors import ModelError
 from ragkit.log import logger
-from ragkit.models.decoding import Row, decode
+from ragkit.models.decoding import Reading, Row, decode
 from ragkit.models.devices import pick_device, use_bf16
-from ragkit.models.resolve import resolve_model
+from ragkit.models.pretrained import Traits, load_language_model, load_tokenizer_of, traits
 
-_NO_LIMIT = 1_000_000  # tokenizers without a limit say 1e30
 _HELD = 8  # characters that a stream keeps back: those after may still change them
 
 
@@ -66,54 +58,23 @@ class Generator:
         Raises:
             ModelError: no such model, or one that does not generate.
         """
-        folder = resolve_model(config.model)
         device = pick_device(config.device)
-        options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
-        try:
-            architecture = AutoConfig.from_pretrained(folder, **options)
-            kind = (
-                AutoModelForSeq2SeqLM if architecture.is_encoder_decoder else AutoModelForCausalLM
-            )
-            dtype = torch.bfloat16 if use_bf16(config.precision, device) else torch.float32
-            model = kind.from_pretrained(folder, dtype=dtype, **options)
-            # a decoder goes on from its last token; a question is worth more than what precedes it
-            padding = "right" if architecture.is_encoder_decoder else "left"
-            sides = {"padding_side": padding, "truncation_side": "left"}
-            tokenizer = AutoTokenizer.from_pretrained(folder, **sides, **options)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise ModelError(f"{config.model}: cannot be loaded: {reason}") from error
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
+        dtype = torch.bfloat16 if use_bf16(config.precision, device) else torch.float32
+        remote = config.trust_remote_code
+        model = load_language_model(config.model, dtype=dtype, trust_remote_code=remote)
+        tokenizer = load_tokenizer_of(config.model, model, remote)
+        tokenizer.truncation_side = "left"  # a question is worth more than what precedes it
         model.to(device).eval()  # type: ignore[arg-type]
         generator = cls(model, tokenizer, config)
-        if not generator.ends:
+        if not generator.traits.ends:
             logger.warning("%s: no end token is known of it: its answers go on to max_new_tokens "
                            "(%d) or to a stop", config.model, config.max_new_tokens)  # fmt: skip
         return generator
 
     @property
-    def is_decoder(self) -> bool:
-        """Whether the model goes on from its prompt; else it has an encoder that reads it."""
-        return not self.model.config.is_encoder_decoder
-
-    @property
-    def ends(self) -> list[int]:
-        """Tokens that end an answer: the tokenizer's, and those that the model names."""
-        named = self.model.generation_config.eos_token_id  # type: ignore[union-attr]
-        several = named if isinstance(named, list) else [named]
-        return [end for end in dict.fromkeys([self.tokenizer.eos_token_id, *several])
-                if end is not None]  # fmt: skip
-
-    @property
-    def positions(self) -> int:
-        """Tokens that the model can read: of prompt and answer, or of a prompt for an encoder."""
-        return int(getattr(self.model.config, "max_position_embeddings", None) or _NO_LIMIT)
-
-    @property
-    def limit(self) -> int:
-        """Tokens that it is meant for: those it can read, or fewer where its tokenizer says so."""
-        return min(self.positions, int(self.tokenizer.model_max_length))
+    def traits(self) -> Traits:
+        """What model and tokenizer say."""
+        return traits(self.model, self.tokenizer)
 
     def render(
         self,
@@ -136,14 +97,17 @@ class Generator:
         """
         if not prompts:
             return []
-        room = self.limit - (self.config.max_new_tokens if self.is_decoder else 0)
+        its = self.traits
+        room = its.limit - (self.config.max_new_tokens if its.decoder else 0)
         if room <= 0:
             raise ModelError(
                 f"max_new_tokens: {self.config.max_new_tokens} leaves no room for a prompt in the "
-                f"{self.limit} tokens of {self.config.model}"
+                f"{its.limit} tokens of {self.config.model}"
             )
         special = not self.tokenizer.chat_template  # templates write their own special tokens
-        tokens = self.tokenizer(list(prompts), add_special_tokens=special)["input_ids"]
+        tokens = self.tokenizer(list(prompts), add_special_tokens=special, verbose=False)[
+            "input_ids"
+        ]
         if cut := sum(len(ids) > room for ids in tokens):
             tokens = self.tokenizer(
                 list(prompts), add_special_tokens=special, truncation=True, max_length=room
@@ -153,12 +117,15 @@ class Generator:
         found = dict(self.generate_ids(tokens))
         return [found[i] for i in range(len(prompts))]
 
-    def generate_ids(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, Generated]]:
+    def generate_ids(
+        self, prompts: Sequence[Sequence[int]], read: Reading | None = None
+    ) -> Iterator[tuple[int, Generated]]:
         """Yield (position, what follows the prompt's tokens) as texts are finished.
 
         Long prompts come first, `batch_size` together. What is drawn for a prompt depends on the
         seed, on the prompt, and on how often it was asked before, not on the others.
 
+        read: how prompts are read, if not as one text each
         Raises:
             ModelError: memory does not suffice for one prompt alone.
         """
@@ -168,7 +135,7 @@ class Generator:
             rows = [self._row(i, prompts[i], times) for i, times in left.items()]
             rows.sort(key=lambda row: -len(row.prompt))
             try:
-                for stepped in self._decode(rows, size):
+                for stepped in self._decode(rows, size, read):
                     for row in stepped:
                         if row.done:
                             del left[row.position]
@@ -201,12 +168,14 @@ class Generator:
         except torch.OutOfMemoryError:
             self._halved(1, len(prompt))
 
-    def _decode(self, rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
-        config, stops, ends = self.config, self._stops(), self.ends
+    def _decode(
+        self, rows: Sequence[Row], size: int, read: Reading | None = None
+    ) -> Iterator[list[Row]]:
+        config, stops, its = self.config, self._stops(), self.traits
         window = max((len(stop.encode()) for stop in stops), default=0) + 1
 
         def is_done(row: Row) -> bool:
-            if row.tokens[-1] in ends or len(row.tokens) >= config.max_new_tokens:
+            if row.tokens[-1] in its.ends or len(row.tokens) >= config.max_new_tokens:
                 return True
             # a token has a byte at least: what ends in a stop ends in so many tokens
             recent = self.tokenizer.decode(row.tokens[-window:]) if stops else ""
@@ -214,10 +183,11 @@ class Generator:
 
         drawn = {"temperature": config.temperature, "top_p": config.top_p, "top_k": config.top_k}
         return decode(
-            self.model, rows, size, is_done,
+            self.model, rows, size, is_done, read,
             max_new_tokens=config.max_new_tokens,
-            eos_token_id=ends or None,
-            pad_token_id=self.tokenizer.pad_token_id or 0,
+            decoder_start_token_id=its.start,
+            eos_token_id=list(its.ends) or None,
+            pad_token_id=its.padding,
             do_sample=config.temperature > 0,
             **(drawn if config.temperature else {}),
             use_cache=True,

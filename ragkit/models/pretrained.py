@@ -1,18 +1,16 @@
-"""Loading a language model and its tokenizer to train them, and what their folder says of both.
+"""Loading a language model and its tokenizer, and what both say beside the weights.
 
-What does not fit together (a head without weights, a tokenizer of another vocabulary, no end token)
-is refused before any work.
+The same for training and for use, so that both agree how answers begin and end and what has room.
+What does not fit together (a head without weights, a tokenizer of another vocabulary) is refused.
 """
 
-import contextlib
 import hashlib
 import json
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,29 +21,55 @@ from transformers import (
 )
 
 from ragkit.errors import ModelError
-from ragkit.log import logger
+from ragkit.log import hushed, logger
+from ragkit.models.fused import name_of, plain_model
 from ragkit.models.layouts import DAMAGED
-from ragkit.models.loading import four_bits
+from ragkit.models.loading import REPORTS, four_bits, positions
 from ragkit.models.resolve import resolve_model
 
-_NO_LIMIT = 1_000_000  # tokenizers without a limit say 1e30
 _HASHED = 1024  # numbers of each weight
 
 
 @dataclass(frozen=True)
 class Traits:
-    """What a language model's folder says, beside its weights.
+    """What a language model and its tokenizer say, beside the weights.
 
-    decoder: it goes on from its prompt; else an encoder reads that
-    ends: tokens that end an answer, the usual one first
+    name: of the model, for messages
+    start: token that the decoder of an encoder-decoder begins with; None: it is a decoder, which
+        goes on from its prompt
+    ends: tokens that end an answer, the usual one first; none where neither names any
     padding: token that fills rows up
-    positions: tokens that it can read, and of a decoder write, at most
+    positions: tokens that it can read; of a decoder, and write
+    answer_positions: tokens that it can write
+    limit: tokens that it is meant for: its positions, or fewer where the tokenizer says so
     """
 
-    decoder: bool
+    name: str
+    start: int | None
     ends: tuple[int, ...]
     padding: int
     positions: int
+    answer_positions: int
+    limit: int
+
+    @property
+    def decoder(self) -> bool:
+        """Whether it goes on from its prompt; else an encoder reads that."""
+        return self.start is None
+
+    @property
+    def end(self) -> int:
+        """The usual token of end.
+
+        Raises:
+            ModelError: neither model nor tokenizer names one.
+        """
+        if not self.ends:
+            raise ModelError(
+                f"{self.name}: neither its tokenizer nor its generation_config.json has an end "
+                "token (eos_token), so that no answer could end; add one to either"
+            )
+        return self.ends[0]
 
 
 def load_language_model(
@@ -68,7 +92,7 @@ def load_language_model(
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        with _quiet():
+        with hushed(REPORTS):
             loaded: Any = kind.from_pretrained(folder, output_loading_info=True, **how)
     except (*DAMAGED, ImportError) as error:
         reason = str(error).strip().split("\n")[0]
@@ -93,11 +117,11 @@ def saved_dtype(reference: str, trust_remote_code: bool = False) -> torch.dtype:
 
 def load_tokenizer_of(
     reference: str, model: PreTrainedModel, trust_remote_code: bool = False
-) -> tuple[PreTrainedTokenizerBase, Traits]:
-    """Load a model's tokenizer, and say what both have agreed on.
+) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer.
 
     Raises:
-        ModelError: no fast tokenizer, more tokens than the model knows, or no end token.
+        ModelError: no fast tokenizer, or more tokens than the model knows.
     """
     folder = resolve_model(reference)
     try:
@@ -113,31 +137,66 @@ def load_tokenizer_of(
             f"{reference}: its tokenizer has {len(tokenizer):,} tokens, and the model knows "
             f"{known:,}: they do not belong together"
         )
-    return tokenizer, traits(reference, model, tokenizer)
+    if tokenizer.pad_token_id is None:
+        logger.info("%s has no padding token; its end token takes its place", reference)
+    return tokenizer
 
 
-def traits(reference: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Traits:
-    """Return what a model and its tokenizer say.
+def traits(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Traits:
+    """Return what a model, peft's around it or not, and its tokenizer say.
 
     Raises:
-        ModelError: neither has an end token.
+        ModelError: an encoder-decoder that names no token to begin an answer with.
     """
-    said = getattr(model.generation_config, "eos_token_id", None)
-    said = said if isinstance(said, list) else [said]
-    decoder = not model.config.is_encoder_decoder
-    own = [tokenizer.eos_token_id, None if decoder else tokenizer.sep_token_id]
-    usual = own if decoder else []
-    ends = tuple(dict.fromkeys(t for t in (*usual, *said, *own) if t is not None))
-    if not ends:
+    plain: Any = plain_model(model)
+    decoder = not plain.config.is_encoder_decoder
+    parts = [plain] if decoder else [plain.get_encoder(), plain.get_decoder()]
+    rooms = [positions(part.base_model) for part in parts]
+    ends, padding = _ends(plain, tokenizer, decoder), tokenizer.pad_token_id
+    return Traits(
+        name=name_of(plain),
+        start=None if decoder else _start(plain, tokenizer),
+        ends=ends,
+        padding=int(next(t for t in (padding, *ends, 0) if t is not None)),
+        positions=rooms[0],
+        answer_positions=rooms[-1],
+        limit=min(rooms[0], int(tokenizer.model_max_length)),
+    )
+
+
+def _start(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token that the decoder of an encoder-decoder begins with.
+
+    The one that the model names; else [CLS] of an EncoderDecoderModel, whose decoder was an
+    encoder; else, as `generate` has it, that of a beginning.
+    """
+    settings = model.generation_config
+    known = (
+        settings.decoder_start_token_id,
+        getattr(model.config, "decoder_start_token_id", None),
+        tokenizer.cls_token_id if model.config.model_type == "encoder-decoder" else None,
+        settings.bos_token_id,
+    )
+    start = next((token for token in known if token is not None), None)
+    if start is None:
         raise ModelError(
-            f"{reference}: neither its tokenizer nor its generation_config.json has an end token "
-            "(eos_token), so that no answer could end; add one to either"
+            f"{name_of(model)}: it names no token that its decoder begins with: give its "
+            "generation_config.json a decoder_start_token_id (T5's is that of padding)"
         )
-    padding = tokenizer.pad_token_id
-    if padding is None:
-        logger.info("%s has no padding token; its end token takes its place", reference)
-        padding = ends[0]
-    return Traits(decoder, ends, int(padding), _positions(model, tokenizer))
+    return int(start)
+
+
+def _ends(model: Any, tokenizer: PreTrainedTokenizerBase, decoder: bool) -> tuple[int, ...]:
+    """Return all that model and tokenizer name; [SEP] where both name none, as BERT's do.
+
+    Chat templates end an answer by the tokenizer's own, so that of a decoder is its usual one.
+    """
+    said, own = model.generation_config.eos_token_id, tokenizer.eos_token_id
+    listed = said if isinstance(said, list) else [said]
+    named = [own, *listed] if decoder else [*listed, own]
+    if not decoder and set(named) == {None}:
+        named = [tokenizer.sep_token_id]
+    return tuple(dict.fromkeys(token for token in named if token is not None))
 
 
 def fingerprint(model: PreTrainedModel) -> str:
@@ -153,22 +212,3 @@ def fingerprint(model: PreTrainedModel) -> str:
         part = weights.detach().flatten()[:_HASHED].cpu().contiguous()
         digest.update(part.view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _positions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    configs = [model.config, getattr(model.config, "encoder", None)]
-    said = [getattr(c, "max_position_embeddings", None) for c in configs if c is not None]
-    limits = [int(n) for n in said if n and int(n) > 0]
-    return min([*limits, min(int(tokenizer.model_max_length), _NO_LIMIT)])
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from a table of weights that are missing; that is told in a line."""
-    library = logging.getLogger("transformers")
-    level = library.level
-    library.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        library.setLevel(level)

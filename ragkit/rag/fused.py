@@ -11,13 +11,13 @@ from ragkit.data.schema import Example, Passage
 from ragkit.errors import ModelError
 from ragkit.log import logger
 from ragkit.models.cards import CARD, Card, read_card
-from ragkit.models.fid import FusedGenerator, end_tokens
+from ragkit.models.fid import FusedGenerator
 from ragkit.models.generator import Generated
+from ragkit.models.pretrained import traits
 from ragkit.models.resolve import resolve_model
 from ragkit.rag.answerers import Answer
-from ragkit.rag.generated import USUAL_ANSWER
+from ragkit.rag.generated import USUAL_ANSWER, answer_of
 from ragkit.rag.prompting import Prompt, Prompter
-from ragkit.rag.prompts import is_refusal, without_citations
 
 _TOGETHER = 32  # questions that are answered before the first answer is given
 
@@ -35,17 +35,13 @@ class FidAnswers:
         most = card.longest(config.max_new_tokens, USUAL_ANSWER)
         config = config.model_copy(update={"max_new_tokens": most})
         self.generator = FusedGenerator.load(config)
-        model, tokenizer = self.generator.model, self.generator.tokenizer
-        self.prompter = Prompter(
-            tokenizer,
-            end_tokens(model, tokenizer),
-            decoder=False,
-            max_length=card.max_length or int(tokenizer.model_max_length),
-            max_answer_tokens=most,
-            prompt=Prompting(**card.prompt),
-            cite=card.cite,
-            fused=True,
-        )
+        tokenizer = self.generator.tokenizer
+        its = traits(self.generator.model, tokenizer)
+        told = Prompting(**card.prompt)
+        self.prompter = Prompter.of(
+            tokenizer, its, card.max_length or its.limit, most,
+            prompt=told, cite=card.cite, fused=True,
+        )  # fmt: skip
 
     def answer(
         self, examples: Sequence[Example], passages: Sequence[Sequence[Passage]]
@@ -82,11 +78,8 @@ class FidAnswers:
     ) -> Answer:
         if output is None:
             return Answer("", False, latency_ms, failed=True)
-        text = output.text
-        said, cited = without_citations(text, passages) if self.prompter.cite else (text, ())
         usage = {"prompt_tokens": output.prompt_tokens, "completion_tokens": output.tokens}
-        abstained = is_refusal(said, self.prompter.prompt.refusal)
-        return Answer(said, abstained, latency_ms, cited, usage)
+        return answer_of(output.text, passages, self.prompter, latency_ms, usage)
 
 
 def _card(reference: str) -> Card:

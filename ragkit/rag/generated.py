@@ -37,9 +37,14 @@ class HfAnswers:
                 "asks such a model, not hf"
             )
         most = card.longest(config.max_new_tokens, USUAL_ANSWER)
-        self.config = config.model_copy(update={"max_new_tokens": most})
-        self.generator = Generator.load(self.config)
-        self.prompter = _prompter(self.config, card, self.generator, most)
+        config = config.model_copy(update={"max_new_tokens": most})
+        self.generator = Generator.load(config)
+        tokenizer, its = self.generator.tokenizer, self.generator.traits
+        self.prompter = Prompter.of(
+            tokenizer, its, config.max_length or card.max_length or its.limit, most,
+            prompt=config.prompt or Prompting(**card.prompt),
+            cite=card.cite if config.cite is None else config.cite,
+        )  # fmt: skip
         self.told = False  # that prompts were shortened
 
     def answer(
@@ -59,7 +64,7 @@ class HfAnswers:
             usage = {"prompt_tokens": output.prompt_tokens, "completion_tokens": output.tokens}
             text = f"{_THINK}{output.text}" if self._thinks(ids[n]) else output.text
             given = passages[places[n]]
-            yield places[n], _answer(text, given, self.prompter, latency_ms, usage)
+            yield places[n], answer_of(text, given, self.prompter, latency_ms, usage)
             start = time.perf_counter()
 
     def stream(self, example: Example, passages: Sequence[Passage]) -> Iterator[str]:
@@ -115,7 +120,7 @@ class OpenAIAnswers:
         chats = [self._chat(e, found) for e, found in zip(examples, passages, strict=True)]
         for i, reply in self.client.ask_all(chats):
             latency_ms = reply.seconds * 1000
-            yield i, _answer(reply.text, passages[i], self.config, latency_ms, reply.usage)
+            yield i, answer_of(reply.text, passages[i], self.config, latency_ms, reply.usage)
 
     def stream(self, example: Example, passages: Sequence[Passage]) -> Iterator[str]:
         """Yield the pieces of an answer as they come, without thoughts."""
@@ -125,43 +130,12 @@ class OpenAIAnswers:
         return messages(example, passages, self.config.cite, self.config.prompt)
 
 
-def _prompter(config: HfAnswerer, card: Card, generator: Generator, most: int) -> Prompter:
-    """Return what writes a model's prompts.
-
-    most: tokens of an answer
-    Raises:
-        ModelError: a length that the model cannot take, or that leaves no room for a prompt.
-    """
-    max_length = config.max_length or card.max_length or generator.limit
-    if max_length > generator.positions:
-        raise ModelError(
-            f"max_length: {max_length} is more than the {generator.positions} tokens of "
-            f"{config.model}"
-        )
-    cite = card.cite if config.cite is None else config.cite
-    prompter = Prompter(
-        generator.tokenizer,
-        generator.ends,
-        generator.is_decoder,
-        max_length,
-        most,
-        config.prompt or Prompting(**card.prompt),
-        cite,
-    )
-    if prompter.room <= 0:
-        raise ModelError(
-            f"max_new_tokens: {config.max_new_tokens} leaves no room for a prompt in the "
-            f"{max_length} tokens of {config.model}"
-        )
-    return prompter
-
-
-def _answer(
+def answer_of(
     text: str,
     passages: Sequence[Passage],
     told: Prompter | OpenAIAnswerer,
-    latency_ms: float,
-    usage: Mapping[str, int],
+    latency_ms: float = 0.0,
+    usage: Mapping[str, int] | None = None,
 ) -> Answer:
     """Return what a text answers; one of thoughts alone failed, and so did a server's empty one."""
     said = without_thought(text).strip()

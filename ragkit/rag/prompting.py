@@ -7,7 +7,7 @@ do. What the prompt says is `ragkit.rag.prompts`'s business.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -15,9 +15,11 @@ from transformers import PreTrainedTokenizerBase
 from ragkit.config.answering import Prompting
 from ragkit.data.schema import Example, Passage
 from ragkit.errors import ModelError
+from ragkit.models.pretrained import Traits
 from ragkit.rag.prompts import chat, pair_text, plain_answer, plain_text
 
 Chat = Sequence[Mapping[str, str]]
+_NAMES = "max_answer_tokens in training, max_new_tokens in use"
 _LEAST = 8  # tokens of a passage, below which it is left out whole
 
 
@@ -60,6 +62,44 @@ class Prompter:
     cite: bool = False
     fused: bool = False
 
+    @classmethod
+    def of(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        traits: Traits,
+        max_length: int,
+        max_answer_tokens: int,
+        prompt: Prompting,
+        cite: bool,
+        fused: bool = False,
+    ) -> Self:
+        """Return what writes the prompts of a model, by its traits.
+
+        Raises:
+            ModelError: lengths that the model cannot take, or that leave no room for a prompt.
+        """
+        made = cls(
+            tokenizer, traits.ends, traits.decoder, max_length, max_answer_tokens,
+            prompt, cite, fused,
+        )  # fmt: skip
+        answer = f"an answer of {max_answer_tokens} tokens ({_NAMES})"
+        if max_length > traits.positions:
+            raise ModelError(
+                f"max_length: {max_length} is more than the {traits.positions} tokens that "
+                f"{traits.name} has positions for"
+            )
+        if max_answer_tokens > traits.answer_positions:
+            raise ModelError(
+                f"{answer} is longer than the {traits.answer_positions} tokens that "
+                f"{traits.name} has positions for"
+            )
+        if made.room <= 0:
+            raise ModelError(
+                f"{answer} leaves no room for a prompt in max_length: {max_length} "
+                f"({traits.name} has {traits.positions} positions)"
+            )
+        return made
+
     @property
     def room(self) -> int:
         """Tokens that a prompt may have."""
@@ -101,7 +141,7 @@ class Prompter:
         """Return the tokens of a chat up to its answer."""
         text = self.render(asked)
         # templates write their own special tokens
-        ids = self.tokenizer(text, add_special_tokens=not self.uses_template)["input_ids"]
+        ids = self._encoded(text, add_special_tokens=not self.uses_template)["input_ids"]
         if self.decoder and not self.uses_template and ids and ids[-1] in self.ends:
             ids = ids[:-1]  # a tokenizer that ends every text: this one goes on
         return tuple(ids)
@@ -129,6 +169,9 @@ class Prompter:
             )
         )
 
+    def _encoded(self, text: str | list[str], **options: bool) -> Any:
+        return self.tokenizer(text, verbose=False, **options)  # what is too long is seen to here
+
     def _tail(self, asked: Chat, answer: str) -> str:
         if not self.decoder:
             return answer
@@ -144,7 +187,7 @@ class Prompter:
         if not self.fused:
             return self.tokens(self._chat(example, texts, turns_cut))
         text = pair_text(example, "".join(texts), example.history[turns_cut:])
-        return tuple(self.tokenizer(text)["input_ids"])
+        return tuple(self._encoded(text)["input_ids"])
 
     def _fitted(self, example: Example, passages: Sequence[Passage]) -> Prompt | None:
         texts = [p.rendered for p in passages]
@@ -176,7 +219,7 @@ class Prompter:
         """Return where in its text each token of it stands."""
         if not texts:
             return []
-        found = self.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+        found = self._encoded(list(texts), add_special_tokens=False, return_offsets_mapping=True)
         return [list(spans) for spans in found["offset_mapping"]]
 
 

@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerBase
 
 from ragkit.config.blocks import LocalModel
 from ragkit.data.schema import Example, Passage
-from ragkit.errors import ConfigError, ModelError
 from ragkit.log import logger
 from ragkit.models import packing
 from ragkit.models.adapters import continue_adapters, with_adapters
@@ -19,7 +18,7 @@ from ragkit.models.devices import pick_device, use_bf16
 from ragkit.models.fid import FusedGenerator
 from ragkit.models.fused import encoder_of
 from ragkit.models.generator import Generated, Generator
-from ragkit.models.pretrained import Traits, fingerprint, load_language_model, load_tokenizer_of
+from ragkit.models.pretrained import fingerprint, load_language_model, load_tokenizer_of, traits
 from ragkit.models.replies import without_thought
 from ragkit.rag.prompting import Prompt, Prompter
 from ragkit.rag.prompts import is_refusal, without_citations
@@ -51,36 +50,30 @@ class TextTask:
         config = self.config
         self.spare = self._base()
         self.hash = fingerprint(self.spare)
-        self.tokenizer, self.traits = load_tokenizer_of(
-            config.model, self.spare, config.trust_remote_code
-        )
+        self.tokenizer = load_tokenizer_of(config.model, self.spare, config.trust_remote_code)
+        self.traits = traits(self.spare, self.tokenizer)
+        _ = self.traits.end  # refuses a model without one
         if config.method == "fid":
             encoder_of(self.spare)  # refuses a model without one
-        self.prompter = self._prompter(self.traits)
+        self.prompter = self._prompter()
         self.offset = packing.position_offset(self.spare.config) if config.packing else None
         if self.traits.decoder and config.packing and self.offset is None:
             logger.info(
                 "sequences are padded: packing is not supported of %s", self.spare.config.model_type
             )
 
-    def _prompter(self, traits: Traits) -> Prompter:
-        config = self.config
-        length = config.max_length or min(_USUAL_LENGTH, traits.positions)
-        if length > traits.positions:
-            raise ModelError(
-                f"max_length: {length} is more than the {traits.positions} tokens that "
-                f"{config.model} has positions for"
-            )
-        if traits.decoder and length <= config.longest_answer:
-            raise ConfigError(
-                f"max_answer_tokens: {config.longest_answer} leaves no room for a prompt in "
-                f"max_length: {length}"
-            )
-        prompter = Prompter(
-            self.tokenizer, traits.ends, traits.decoder, length, config.longest_answer,
-            config.prompt, config.cite, config.method == "fid",
-        )  # fmt: skip
-        if traits.decoder and not prompter.uses_template:
+    def _prompter(self) -> Prompter:
+        config, its = self.config, self.traits
+        prompter = Prompter.of(
+            self.tokenizer,
+            its,
+            config.max_length or min(_USUAL_LENGTH, its.limit),
+            config.longest_answer,
+            prompt=config.prompt,
+            cite=config.cite,
+            fused=config.method == "fid",
+        )
+        if its.decoder and not prompter.uses_template:
             logger.info("prompts are written by prompt.plain: %s", _why_plain(self.tokenizer))
         return prompter
 

@@ -114,7 +114,7 @@ def _pretrain(
         return None
     documents = _documents(config, run, corpus)
     length = min(config.pretrain.max_length, task.traits.positions)
-    items = document_items(documents, task.tokenizer, task.traits.ends[0], length)
+    items = document_items(documents, task.tokenizer, task.traits.end, length)
     loop = config.loop.model_copy(
         update={
             "epochs": config.pretrain.epochs,

@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ragkit.models import products
-from ragkit.models.fid import end_tokens, pad_token, start_token
 from ragkit.models.fused import fused, pack, plain_model
+from ragkit.models.pretrained import traits
 from ragkit.training.items import Item
 
 _NO_TARGET = -100
@@ -36,17 +36,16 @@ def seq2seq(
         ModelError: a model without an encoder, or without a token to begin or to end with.
     """
     with fused(model):
-        start, ends = start_token(model, tokenizer), end_tokens(model, tokenizer)
-        padding = pad_token(model, tokenizer)
-        plain = plain_model(model)
+        plain, its = plain_model(model), traits(model, tokenizer)
+        assert its.start is not None  # it has an encoder
         settings: Any = plain.generation_config
-        named = {"decoder_start_token_id": start, "eos_token_id": ends[0], "pad_token_id": padding}
-        for name, token in named.items():
+        named = {"decoder_start_token_id": its.start, "pad_token_id": its.padding}
+        for name, token in {**named, "eos_token_id": its.end}.items():
             if getattr(settings, name) is None:
                 setattr(settings, name, token)
         if getattr(plain.config, "decoder_start_token_id", None) is None:
-            plain.config.decoder_start_token_id = start
-        yield Seq2SeqObjective(start, padding)
+            plain.config.decoder_start_token_id = its.start
+        yield Seq2SeqObjective(its.start, its.padding)
 
 
 @dataclass(frozen=True)

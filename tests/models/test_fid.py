@@ -11,9 +11,14 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedT
 from transformers.modeling_outputs import BaseModelOutput
 
 from ragkit.config.blocks import LocalModel
+from ragkit.config.training import Lora
 from ragkit.errors import ModelError
-from ragkit.models.fid import FusedGenerator, _Noise, end_tokens, pad_token, start_token
+from ragkit.models.adapters import with_adapters
+from ragkit.models.fid import FusedGenerator
 from ragkit.models.fused import encoder_of
+from ragkit.models.pretrained import traits
+from ragkit.training.items import Item
+from ragkit.training.seq2seq import seq2seq
 
 Build = Callable[[str], Any]
 KINDS = ["t5", "umt5", "bart", "bert"]
@@ -46,7 +51,7 @@ def alone(model: Any, tokenizer: Any, texts: Sequence[list[int]], count: int = 6
         tokens = model.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=memory),
             attention_mask=torch.ones(memory.shape[:2], dtype=torch.long),
-            decoder_start_token_id=start_token(model, tokenizer), eos_token_id=3, pad_token_id=0,
+            decoder_start_token_id=traits(model, tokenizer).start, eos_token_id=3, pad_token_id=0,
             max_new_tokens=count, do_sample=False,
         )  # fmt: skip
     return str(tokenizer.decode(tokens[0], skip_special_tokens=True)).strip()
@@ -75,6 +80,54 @@ def test_a_model_in_training_is_in_training_again(encoder_decoder: Build, tokeni
     assert found == generator_of(model.eval(), tokenizer).generate(prompts())  # without dropout
 
 
+@pytest.mark.parametrize("kind", ["t5", "bert"])
+def test_a_model_with_adapters_answers_in_the_midst_of_its_training(
+    kind: str, encoder_decoder: Build, tokenizer: Any
+) -> None:
+    expected = generator_of(encoder_decoder(kind), tokenizer).generate(prompts())
+    model = with_adapters(encoder_decoder(kind).train(), Lora(r=2))  # they change nothing yet
+    item = Item("q", tuple(map(tuple, prompts()[0])), (7, 8, 3))
+    with seq2seq(model, tokenizer) as objective:
+        batch = objective.collate([item])
+        assert generator_of(model, tokenizer).generate(prompts()) == expected
+        objective.loss(model, batch).backward()
+        assert generator_of(model, tokenizer).generate(prompts()) == expected
+        objective.loss(model, batch).backward()
+    learned = [p.grad for p in model.parameters() if p.grad is not None]
+    assert learned and all(torch.isfinite(gradient).all() for gradient in learned)
+
+
+def test_answers_that_have_ended_are_worked_on_no_more(
+    encoder_decoder: Build, tokenizer: Any
+) -> None:
+    model, sizes = encoder_decoder("bart"), []
+    whole = [output.ids for output in generator_of(model, tokenizer).generate(prompts())]
+    model.generation_config.eos_token_id = [3, *{ids[i] for i, ids in enumerate(whole)}]
+    decoder = model.get_decoder()
+    hook = decoder.register_forward_pre_hook(
+        lambda _, __, given: sizes.append(len(given["input_ids"])), with_kwargs=True
+    )
+    outputs = generator_of(model, tokenizer, batch_size=8).generate(prompts())
+    hook.remove()
+    assert sum(sizes) == sum(output.tokens for output in outputs)
+    assert sizes[0] == 5 > sizes[-1]
+
+
+def test_where_memory_runs_out_fewer_questions_are_answered_together(
+    encoder_decoder: Build, tokenizer: Any, log_lines: list[str]
+) -> None:
+    model = encoder_decoder("t5")
+    expected = generator_of(model, tokenizer).generate(prompts())
+
+    def small(_: object, __: object, given: dict[str, Any]) -> None:
+        if len(given["input_ids"]) > 2:
+            raise torch.OutOfMemoryError
+
+    model.decoder.register_forward_pre_hook(small, with_kwargs=True)
+    assert generator_of(model, tokenizer, batch_size=4).generate(prompts()) == expected
+    assert log_lines == ["out of memory with batch_size: 4; going on with 2"]
+
+
 def test_a_sampled_answer_depends_on_the_prompt_and_the_seed_alone(
     encoder_decoder: Build, tokenizer: Any
 ) -> None:
@@ -89,13 +142,6 @@ def test_a_sampled_answer_depends_on_the_prompt_and_the_seed_alone(
     assert one == sample(1, 8, asked) == sample(1, 2, asked[::-1])[::-1]
     assert one != sample(2, 8, asked)
     assert one != [output.text for output in generator_of(model, tokenizer).generate(asked)]
-
-
-def test_noise_makes_the_highest_score_a_sample_of_the_softmax() -> None:
-    scores, count = torch.tensor([1.0, 0.0, -torch.inf, 2.0]), 4000
-    drawn = _Noise(range(count), torch.device("cpu"))(torch.empty(0), scores.repeat(count, 1))
-    shares = torch.bincount(drawn.argmax(-1), minlength=4) / count
-    torch.testing.assert_close(shares, scores.softmax(0), rtol=0, atol=0.03)
 
 
 def test_one_candidate_is_no_choice(encoder_decoder: Build, tokenizer: Any) -> None:
@@ -129,36 +175,6 @@ def test_tokens_are_counted_up_to_the_end(encoder_decoder: Build, tokenizer: Any
     assert generator_of(model, tokenizer).generate([]) == []
 
 
-def test_a_decoder_begins_as_the_model_says_else_as_its_kind_does(
-    encoder_decoder: Build, tokenizer: Any
-) -> None:
-    assert start_token(encoder_decoder("t5"), tokenizer) == 0
-    assert start_token(encoder_decoder("bert"), tokenizer) == tokenizer.cls_token_id
-    model = encoder_decoder("t5")
-    model.generation_config.decoder_start_token_id = model.config.decoder_start_token_id = None
-    model.generation_config.bos_token_id = 7
-    assert start_token(model, tokenizer) == 7
-    model.generation_config.bos_token_id = None
-    with pytest.raises(ModelError, match="t5: it names no token that its decoder begins with"):
-        start_token(model, tokenizer)
-
-
-def test_an_answer_ends_as_the_model_says_else_as_the_tokenizer_does(
-    encoder_decoder: Build, tokenizer: Any
-) -> None:
-    model = encoder_decoder("bert")
-    assert end_tokens(model, tokenizer) == (tokenizer.sep_token_id,)
-    tokenizer.eos_token = "."
-    assert end_tokens(model, tokenizer) == (tokenizer.eos_token_id,)
-    model.generation_config.eos_token_id = [5, 6]
-    assert end_tokens(model, tokenizer) == (5, 6)
-    tokenizer.pad_token = None
-    assert pad_token(model, tokenizer) == 5
-    model.generation_config.eos_token_id = tokenizer.eos_token = tokenizer.sep_token = None
-    with pytest.raises(ModelError, match="names a token that ends an answer"):
-        end_tokens(model, tokenizer)
-
-
 def test_it_is_loaded_from_a_folder(encoder_decoder: Build, tokenizer: Any, tmp_path: Path) -> None:
     model = encoder_decoder("t5")
     model.save_pretrained(tmp_path)
@@ -171,7 +187,15 @@ def test_it_is_loaded_from_a_folder(encoder_decoder: Build, tokenizer: Any, tmp_
 
 def test_a_model_that_only_decodes_is_refused(tokenizer: Any, tmp_path: Path) -> None:
     GPT2LMHeadModel(
-        GPT2Config(vocab_size=200, n_embd=8, n_layer=1, n_head=1, n_positions=16)
+        GPT2Config(
+            vocab_size=len(tokenizer),
+            n_embd=8,
+            n_layer=1,
+            n_head=1,
+            n_positions=16,
+            bos_token_id=2,
+            eos_token_id=3,
+        )  # fmt: skip
     ).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="gpt2 has no encoder of its own.* method: sft"):

@@ -222,7 +222,7 @@ def test_a_tokenizer_without_padding_pads_with_its_end(build: Build) -> None:
     words.pad_token = None
     words.save_pretrained(original.config.model)
     generator = Generator.load(original.config)
-    assert generator.tokenizer.pad_token_id == END
+    assert generator.traits.padding == END
     assert [o.text for o in generator.generate(PROMPTS)] == [o.text for o in expected]
 
 
@@ -243,7 +243,7 @@ def test_tokens_are_those_of_generate_for_one_prompt_at_a_time(kind: str, build:
     assert all(row.done for row in rows)
     assert max(map(len, steps)) == 4
     assert sum(map(len, steps)) == sum(map(len, expected))  # nobody waits for others
-    if generator.is_decoder:  # others take the place of rows that are done
+    if generator.traits.decoder:  # others take the place of rows that are done
         longest = sorted(range(24), key=lambda i: -len(prompts[i]))
         batches = [longest[i : i + 4] for i in range(0, 24, 4)]
         waiting = sum(max(len(expected[i]) for i in batch) for batch in batches)
@@ -259,7 +259,7 @@ def whole(generator: Generator, prompt: list[int]) -> list[int]:
         max_new_tokens=generator.config.max_new_tokens, eos_token_id=config.eos_token_id,
         pad_token_id=PAD,
     )[0].tolist()  # fmt: skip
-    return output[len(prompt) :] if generator.is_decoder else output[1:]
+    return output[len(prompt) :] if generator.traits.decoder else output[1:]
 
 
 def test_a_sliding_window_sees_no_further_where_rows_come_and_go(build: Build) -> None:
@@ -325,7 +325,7 @@ def test_without_an_end_token_answers_go_on_to_the_limit_and_the_log_says_so(
     generator.model.config.eos_token_id = None
     generator.model.save_pretrained(generator.config.model)
     endless = Generator.load(generator.config)
-    assert endless.ends == []
+    assert endless.traits.ends == ()
     assert [o.tokens for o in endless.generate(PROMPTS)] == [8] * 5
     assert "no end token is known of it: its answers go on to max_new_tokens (8)" in log_lines[-1]
 

@@ -263,3 +263,13 @@ def test_in_fusion_each_passage_is_read_with_the_question() -> None:
     nothing = made.write(ALONE, [])
     assert nothing is not None
     assert [text(ids) for ids in nothing.texts] == ["<s>Question: Why?\nPassage: </s>"]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_library_does_not_warn_of_what_is_shortened_here(
+    fused: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = prompter(max_length=80, max_answer_tokens=8, decoder=not fused, fused=fused)
+    made.tokenizer.model_max_length = 80
+    assert made.write(ASKED, [Passage("a", "One two. " * 40)]) is not None
+    assert caplog.text == ""

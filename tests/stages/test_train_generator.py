@@ -1,11 +1,13 @@
 """`train-generator`, whole: what it writes, what it refuses, and that what it writes is used."""
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -16,8 +18,15 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from ragkit.config.answering import Answerer
+from ragkit.config.load import Source, build
 from ragkit.data.files import read_json, read_jsonl, write_jsonl
 from ragkit.errors import ConfigError, DataError, ModelError
+from ragkit.models.pretrained import traits
+from ragkit.rag.answerers import build_answerer
+from ragkit.rag.prompting import Prompter
+from ragkit.stages.generator_text import TextTask
+from ragkit.stages.train_generator import Config
 
 Values = dict[str, Any]
 Stage = Callable[..., Path]
@@ -124,6 +133,38 @@ def test_the_answerer_asks_as_the_model_was_trained(
     )
     answers = {r["id"]: r["answer"] for r in read_jsonl(evaluated / "predictions.jsonl")}
     assert answers["fuse-what"] == "red" and answers["relay-what"] == "green"
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"), [("decoder", "sft"), ("t5", "swr"), ("t5", "fid"), ("bert", "fid")]
+)
+def test_in_use_prompts_have_the_room_and_answers_the_ends_of_training(
+    kind: str, method: str, stage: Stage, values: Values, tiny_decoder: Path, tiny_encoder: Path,
+    encoder_decoder: Callable[[str], Any], tmp_path: Path,
+) -> None:  # fmt: skip
+    source, folder = tiny_decoder if kind == "decoder" else tiny_encoder, tmp_path / "start"
+    model: Any = (
+        AutoModelForCausalLM.from_pretrained(source) if kind == "decoder" else encoder_decoder(kind)
+    )
+    if kind != "bert":  # that says nothing of its own, nor does its tokenizer
+        model.generation_config.eos_token_id = [model.config.eos_token_id, 9]
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    given = {
+        **values, "method": method, "model": str(folder), "prompt": PROMPT, "max_length": None,
+        "passages": {} if method == "sft" else {"k": 2, "retriever": {"type": "bm25"}},
+        "selection": {"metric": "loss", "samples": 0},
+    }  # fmt: skip
+    run = stage("train-generator", **given)
+    task = TextTask(build(Config, Source(given)))
+    answerer = {"type": "fid" if method == "fid" else "hf", "model": str(run)}
+    used: Any = build_answerer(TypeAdapter(Answerer).validate_python(answerer))
+    for name in (f.name for f in fields(Prompter) if f.name != "tokenizer"):
+        assert getattr(used.prompter, name) == getattr(task.prompter, name), name
+    assert used.prompter.tokenizer.get_vocab() == task.tokenizer.get_vocab()
+    its = traits(used.generator.model, used.generator.tokenizer)
+    assert replace(its, name="") == replace(task.traits, name="")
+    assert set(its.ends) == {"decoder": {2, 9}, "t5": {3, 9}, "bert": {3}}[kind]
 
 
 def test_retrieved_passages_are_searched_for_once_for_all_runs(
@@ -267,7 +308,7 @@ def test_what_a_method_would_not_look_at_is_refused(
 def test_lengths_that_cannot_be_are_refused(stage: Stage, sft: Values) -> None:
     with pytest.raises(ModelError, match="max_length: 600 is more than the 512 tokens"):
         stage("train-generator", **{**sft, "max_length": 600})
-    with pytest.raises(ConfigError, match="max_answer_tokens: 200 leaves no room for a prompt"):
+    with pytest.raises(ModelError, match="200 tokens .* no room for a prompt in max_length: 200"):
         stage("train-generator", **{**sft, "max_answer_tokens": 200, "output": None})
 
 

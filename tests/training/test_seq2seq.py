@@ -10,7 +10,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokeniz
 
 from ragkit.data.schema import Example, Passage
 from ragkit.errors import ModelError
-from ragkit.models.fid import end_tokens
+from ragkit.models.pretrained import traits
 from ragkit.rag.prompting import Prompter
 from ragkit.training.dropout import set_dropout
 from ragkit.training.items import Item
@@ -97,7 +97,7 @@ def test_an_answer_has_one_end_and_a_question_without_passages_is_read(
     encoder_decoder: Build, tokenizer: Any
 ) -> None:
     model = encoder_decoder("bert")
-    ends = end_tokens(model, tokenizer)
+    ends = traits(model, tokenizer).ends
     prompter = Prompter(tokenizer, ends, decoder=False, max_length=64, max_answer_tokens=8,
                         fused=True)  # fmt: skip
     example = Example("q", "which fuse is in the gateway")
