@@ -2,8 +2,7 @@
 
 import json
 import random
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +20,10 @@ from ragkit.data.formats.dataset import Options, first_record
 from ragkit.data.schema import Example, Passage, Turn
 from ragkit.errors import ConfigError
 from ragkit.log import logger
-from ragkit.models.cards import Card, write_card
 from ragkit.retrieval.rankings import Rankings
 from ragkit.retrieval.searchers import needs_dev
 from ragkit.runs import Run
 from ragkit.stages.sources import bad_lines, read_sources
-from ragkit.training.fitting import BEST
 from ragkit.training.given import Given, depth, gold_found
 
 if TYPE_CHECKING:
@@ -145,20 +142,6 @@ def _searched(config: "Config", run: Run, corpus: Mapping[str, Passage]) -> Sear
     _compare_corpora(retriever, config.corpus_path)
     folder = config.passages.cache or run / "rankings"
     return Searched(corpus, Rankings(retriever, corpus, folder))
-
-
-def keep_model(run: Run, save: Callable[[Path], None], card: Card, has_adapters: bool) -> None:
-    """Make model/ of what `save` writes; with adapters adapter/ of what training left."""
-    temporary = run / ".model"
-    shutil.rmtree(temporary, ignore_errors=True)
-    save(temporary)
-    write_card(temporary, card)
-    if has_adapters:
-        shutil.rmtree(run / "adapter", ignore_errors=True)
-        shutil.copytree(run / BEST, run / "adapter")
-    shutil.rmtree(run / "model", ignore_errors=True)
-    temporary.rename(run / "model")
-    shutil.rmtree(run / BEST)
 
 
 def _compare_corpora(retriever: Retriever, corpus: Path) -> None:

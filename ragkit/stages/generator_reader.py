@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,28 +9,25 @@ from ragkit.config.answering import ReaderAnswerer
 from ragkit.data.schema import Example
 from ragkit.errors import DataError
 from ragkit.models.adapters import merged, with_adapters
-from ragkit.models.cards import Card
 from ragkit.models.devices import pick_device
 from ragkit.models.loading import positions
 from ragkit.models.pretrained import fingerprint
 from ragkit.models.reader import SpanReader
 from ragkit.rag.reading import Reading, pairs, read
 from ragkit.runs import Run
-from ragkit.stages.generator_data import Asked, keep_model, read_parts
-from ragkit.training.fitting import BEST, Model, Objective, fit
+from ragkit.stages.generator_data import Asked, read_parts
+from ragkit.stages.generator_training import card_of, keep_model, made_from, train, watched
+from ragkit.training.fitting import BEST, Model, Objective
 from ragkit.training.given import Given
 from ragkit.training.measuring import Trained
-from ragkit.training.mixture import Mixture, Source
+from ragkit.training.mixture import Source
 from ragkit.training.reading import SpanItem, SpanObjective, choose_margin, log_targets
-from ragkit.training.watching import Dev
 
 if TYPE_CHECKING:
     from ragkit.stages.train_generator import Config
 
 _USUAL_LENGTH = 384
 _HEAD = "qa_outputs"  # trained whole where the rest has adapters
-# what of the configuration decides the weights, beside data, model and loop
-_DECIDING = {"max_length", "max_answer_tokens", "lora", "selection"}
 
 
 @dataclass
@@ -108,23 +104,16 @@ def train_reader(config: "Config", run: Run) -> Trained:
     def item(number: int, epoch: int) -> SpanItem:
         return objective.item(examples[number], part.given.training(examples[number], epoch))
 
-    settings = config.model_dump(mode="json", include=_DECIDING)
-    settings["passages"] = config.passages.model_dump(mode="json", exclude={"cache", "retriever"})
-    with run.timed("training"):
-        trained = fit(
-            task.load,
-            Mixture([Source(len(examples), item)], config.seed),
-            run.path,
-            loop=config.loop,
-            made_from={
-                "model": fingerprint(task.reader.model),
-                "data": part.fingerprint(),
-                "settings": settings,
-            },
-            score=_score(config, run, task, dev, objective) if dev else None,
-            metric=config.selection.metric,
-            seed=config.seed,
-        )
+    items = [objective.item(e, dev.given.evaluation(e)) for e in dev.examples] if dev else []
+    learnable = [item for item in items if item.is_learnable]
+    trained = train(
+        config,
+        run,
+        task.load,
+        [Source(len(examples), item)],
+        made_from(config, fingerprint(task.reader.model), [part]),
+        watched(config, run, dev, task.answer, learnable),
+    )
     if run.main:
         _keep(config, run, task, dev)
     return trained
@@ -147,20 +136,6 @@ def _learnable(part: Asked, objective: SpanObjective) -> list[Example]:
     return kept
 
 
-def _score(
-    config: "Config", run: Run, task: ReaderTask, dev: Asked, objective: SpanObjective
-) -> Dev:
-    items = [objective.item(e, dev.given.evaluation(e)) for e in dev.examples]
-    return Dev(
-        dev.examples,
-        config.selection,
-        partial(task.answer, given=dev.given),
-        [item for item in items if item.is_learnable],
-        config.loop.batch,
-        run.path,
-    )
-
-
 def _keep(config: "Config", run: Run, task: ReaderTask, dev: Asked | None) -> None:
     """Make model/ of the weights that training left; with adapters adapter/, too."""
     task.reader = reader = task.trained(run / BEST)
@@ -168,11 +143,5 @@ def _keep(config: "Config", run: Run, task: ReaderTask, dev: Asked | None) -> No
     if dev is not None:
         reader.model.to(pick_device(config.loop.device))  # type: ignore[arg-type]
         margin = choose_margin(dev.examples, task.readings(dev.examples, dev.given))
-    card = Card(
-        method="reader",
-        max_length=reader.max_length,
-        max_answer_tokens=config.longest_answer,
-        n_passages=None if config.passages.gold == "only" else config.passages.k,
-        no_answer_margin=margin,
-    )
+    card = card_of(config, reader.max_length, no_answer_margin=margin)
     keep_model(run, reader.save, card, config.lora is not None)

@@ -1,31 +1,50 @@
 """How train-generator trains what writes its answers: decoders, encoder-decoders, FiD."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ragkit.config.blocks import LocalModel
+from ragkit.config.blocks import Columns, LocalModel
+from ragkit.data.documents import read_documents
+from ragkit.data.files import sha256_texts
 from ragkit.data.schema import Example, Passage
+from ragkit.errors import ConfigError
 from ragkit.log import logger
 from ragkit.models import packing
-from ragkit.models.adapters import continue_adapters, with_adapters
+from ragkit.models.adapters import continue_adapters, merged, with_adapters
 from ragkit.models.devices import pick_device, use_bf16
 from ragkit.models.fid import FusedGenerator
 from ragkit.models.fused import encoder_of
 from ragkit.models.generator import Generated, Generator
-from ragkit.models.pretrained import fingerprint, load_language_model, load_tokenizer_of, traits
-from ragkit.models.replies import without_thought
+from ragkit.models.pretrained import (
+    fingerprint,
+    load_language_model,
+    load_tokenizer_of,
+    saved_dtype,
+    traits,
+)
+from ragkit.rag.generated import answer_of
 from ragkit.rag.prompting import Prompt, Prompter
-from ragkit.rag.prompts import is_refusal, without_citations
+from ragkit.runs import Run
+from ragkit.stages.generator_data import Asked, Chats, read_parts
+from ragkit.stages.generator_training import card_of, keep_model, made_from, train, watched
 from ragkit.training.causal import CausalObjective
-from ragkit.training.fitting import Model, Objective
+from ragkit.training.conversations import chat_items
+from ragkit.training.documents import document_items, whole_documents
+from ragkit.training.fitting import BEST, Model, Objective, fit
 from ragkit.training.given import Given
+from ragkit.training.items import Item
+from ragkit.training.measuring import Trained
+from ragkit.training.mixture import Mixture, Source
 from ragkit.training.noise import add_noise
+from ragkit.training.questions import Questions, usable
 from ragkit.training.seq2seq import seq2seq
 
 if TYPE_CHECKING:
@@ -96,7 +115,8 @@ class TextTask:
         """
         base, self.spare = self.spare or self._base(), None
         if folder is not None and not self.config.lora:
-            base = load_language_model(str(folder))
+            remote = self.config.trust_remote_code
+            base = load_language_model(str(folder), trust_remote_code=remote)
         for name, weights in base.named_parameters():
             if ".pooler." in name:  # of an encoder; nothing reads it, and processes would wait
                 weights.requires_grad = False
@@ -126,7 +146,11 @@ class TextTask:
         asked = [(i, p) for i, p in enumerate(prompts) if p is not None]
         said = self._generate(model, [p for _, p in asked])
         texts = dict(zip((i for i, _ in asked), (g.text for g in said), strict=True))
-        return [self._judged(texts.get(i, ""), given.evaluation(e)) for i, e in enumerate(examples)]
+        answers = [
+            answer_of(texts.get(i, ""), given.evaluation(e), self.prompter)
+            for i, e in enumerate(examples)
+        ]
+        return [(answer.text, answer.abstained) for answer in answers]
 
     def _generate(self, model: Any, prompts: Sequence[Prompt]) -> list[Generated]:
         config = self.config
@@ -143,11 +167,112 @@ class TextTask:
             found = dict(generator.generate_ids([p.texts[0] for p in prompts]))
         return [found[i] for i in range(len(prompts))]
 
-    def _judged(self, text: str, passages: Sequence[Passage]) -> tuple[str, bool]:
-        said = without_thought(text).strip()
-        if self.config.cite:
-            said = without_citations(said, passages)[0]
-        return said, is_refusal(said, self.config.prompt.refusal)
+
+def train_text(config: "Config", run: Run) -> Trained:
+    """Train what writes its answers; leave it in model/."""
+    parts = read_parts(config, run)
+    asked, chats = parts.asked, parts.chats
+    task = TextTask(config)
+    if not task.traits.decoder and (chats or config.pretrain):
+        raise ConfigError(
+            f"{config.model}: chats and raw documents are learned by decoders, and this reads by "
+            "an encoder; leave them out of mixture and pretrain"
+        )
+    learned = [_learned(part, task) for part in asked]
+    sources = [
+        Source(len(q.examples), q.item, p.weight) for q, p in zip(learned, asked, strict=True)
+    ]
+    sources += [_source_of_chats(part, task) for part in chats]
+    made = made_from(config, task.hash, [*asked, *chats])
+    dev = watched(config, run, parts.dev, task.answer, _dev_items(parts.dev, task))
+    with task.context:
+        begun = _pretrain(config, run, task, asked[0].given.corpus, made)
+        trained = train(config, run, partial(task.load, begun), sources, made, dev)
+    if run.main:
+        _keep(config, run, task)
+    return trained
+
+
+def _learned(part: Asked, task: TextTask) -> Questions:
+    kept = usable(part.examples, part.given, task.prompter, task.config.longest_answer)
+    return Questions(kept, part.given, task.prompter)
+
+
+def _source_of_chats(part: Chats, task: TextTask) -> Source:
+    items = chat_items(part.chats, task.prompter, part.where)
+    return Source(len(items), lambda number, _: items[number], part.weight)
+
+
+def _dev_items(part: Asked | None, task: TextTask) -> list[Item]:
+    if part is None:
+        return []
+    questions = Questions(part.examples, part.given, task.prompter)
+    items = [questions.dev_item(i) for i in range(len(part.examples))]
+    return [item for item in items if item is not None]
+
+
+def _pretrain(
+    config: "Config",
+    run: Run,
+    task: TextTask,
+    corpus: Mapping[str, Passage],
+    made: Mapping[str, Any],
+) -> Path | None:
+    """Have the model continue raw documents; return where that left it."""
+    if config.pretrain is None:
+        return None
+    documents = _documents(config, run, corpus)
+    length = min(config.pretrain.max_length, task.traits.positions)
+    items = document_items(documents, task.tokenizer, task.traits.end, length)
+    loop = config.loop.model_copy(
+        update={
+            "epochs": config.pretrain.epochs,
+            "max_steps": None,
+            "learning_rate": config.pretrain.learning_rate,
+        }
+    )
+    with run.timed("pretraining"):
+        fit(
+            task.load,
+            Mixture([Source(len(items), lambda number, _: items[number])], config.seed),
+            run / "pretrain",
+            loop=loop,
+            made_from={**made, "data": sha256_texts(documents.values())},
+            seed=config.seed,
+        )
+    return run / "pretrain" / BEST
+
+
+def _documents(config: "Config", run: Run, corpus: Mapping[str, Passage]) -> dict[str, str]:
+    assert config.pretrain is not None
+    if config.pretrain.input is None:
+        return whole_documents(corpus)
+    found = read_documents(config.pretrain.input, Columns())
+    return {
+        f"{n}": f"{d.heading}\n\n{d.text}" if d.heading else d.text for n, d in enumerate(found)
+    }
+
+
+def _keep(config: "Config", run: Run, task: TextTask) -> None:
+    """Make model/ of the weights that training left; with adapters adapter/, too."""
+    remote = config.trust_remote_code
+    dtype = saved_dtype(config.model, remote)
+
+    def save(folder: Path) -> None:
+        best = run / BEST
+        if config.save == "adapter":
+            shutil.copytree(best, folder)
+        elif config.lora:
+            base = load_language_model(config.model, dtype=dtype, trust_remote_code=remote)
+            merged(base, best).save_pretrained(folder)
+        else:
+            whole = load_language_model(str(best), dtype=dtype, trust_remote_code=remote)
+            whole.save_pretrained(folder)
+        task.tokenizer.save_pretrained(folder)
+
+    told = config.prompt.model_dump(mode="json")
+    card = card_of(config, task.prompter.max_length, prompt=told, cite=config.cite)
+    keep_model(run, save, card, config.lora is not None)
 
 
 def _why_plain(tokenizer: PreTrainedTokenizerBase) -> str:

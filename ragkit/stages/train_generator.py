@@ -25,7 +25,7 @@ from ragkit.errors import ConfigError
 from ragkit.log import logger
 from ragkit.runs import Run
 from ragkit.stages.generator_reader import train_reader
-from ragkit.stages.generator_training import train_text
+from ragkit.stages.generator_text import train_text
 from ragkit.stages.sources import ExampleSource
 from ragkit.training.arguments import shards_weights
 from ragkit.training.measuring import Trained, write_summary
