@@ -1,11 +1,12 @@
 """From questions and passages to a generator's tokens, the same when it is trained and when asked.
 
 Where a prompt is too long, the oldest turns of its conversation go until half the room is left to
-the passages, and these lose their ends, the longest first; the question and the instructions never
-do. What the prompt says is `ragkit.rag.prompts`'s business.
+the passages, and these lose their ends, the longest first; where they are too many for that, the
+last go. The question and the instructions never do. What the prompt says is `ragkit.rag.prompts`'s
+business.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -20,7 +21,7 @@ from ragkit.rag.prompts import chat, pair_text, plain_answer, plain_text
 
 Chat = Sequence[Mapping[str, str]]
 _NAMES = "max_answer_tokens in training, max_new_tokens in use"
-_LEAST = 8  # tokens of a passage, below which it is left out whole
+_LEAST = 8  # tokens of a passage, below which none is shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,13 @@ class Prompt:
     """What a model reads before it answers.
 
     texts: the tokens of the one prompt; in fusion-in-decoder of each passage with the question
+    shown: passages that are in there, with all of their text or its beginning: the first so many
     cut: passages that lost their end or are left out whole
     turns_cut: turns of the conversation that are left out
     """
 
     texts: tuple[tuple[int, ...], ...]
+    shown: int = 0
     cut: int = 0
     turns_cut: int = 0
 
@@ -119,6 +122,7 @@ class Prompter:
             return None
         return Prompt(
             tuple(part.texts[0] for part in whole),
+            sum(part.shown for part in whole),
             sum(part.cut for part in whole),
             max(part.turns_cut for part in whole),
         )
@@ -132,14 +136,15 @@ class Prompter:
 
     def reply(self, asked: Chat, answer: str) -> tuple[int, ...]:
         """Return the tokens that follow a chat, one token of end after them."""
-        tail = self._tail(asked, answer)
-        ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"]
+        ids = self._tail(asked, answer)
         end = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))
         return (*ids[:end], ids[end] if end < len(ids) else self.ends[0])
 
     def tokens(self, asked: Chat) -> tuple[int, ...]:
         """Return the tokens of a chat up to its answer."""
-        text = self.render(asked)
+        return self._ids(self.render(asked))
+
+    def _ids(self, text: str) -> tuple[int, ...]:
         # templates write their own special tokens
         ids = self._encoded(text, add_special_tokens=not self.uses_template)["input_ids"]
         if self.decoder and not self.uses_template and ids and ids[-1] in self.ends:
@@ -153,13 +158,17 @@ class Prompter:
             return text if answered is None else text + plain_answer(answered, self.prompt.plain)
         said = [dict(message) for message in asked]
         said += [] if answered is None else [{"role": "assistant", "content": answered}]
-        try:
-            return self._apply(said, answered is None)
-        except TemplateError as error:
-            if said[0]["role"] != "system":
-                raise ModelError(f"the chat template cannot write this chat: {error}") from error
+        problem: TemplateError | None = None
         # Gemma's and Mistral's older templates know no instructions of their own
-        return self._apply(_without_system(said), answered is None)
+        for written in (said, _without_system(said)):
+            try:
+                return self._apply(written, answered is None)
+            except TemplateError as error:
+                problem = problem or error
+        raise ModelError(
+            f"the chat template cannot write this chat: {problem}; prompt.template: plain writes "
+            "prompts without it"
+        ) from problem
 
     def _apply(self, said: list[dict[str, str]], asking: bool) -> str:
         options: dict[str, Any] = dict(self.prompt.template_options)
@@ -172,12 +181,21 @@ class Prompter:
     def _encoded(self, text: str | list[str], **options: bool) -> Any:
         return self.tokenizer(text, verbose=False, **options)  # what is too long is seen to here
 
-    def _tail(self, asked: Chat, answer: str) -> str:
+    def _tail(self, asked: Chat, answer: str) -> Sequence[int]:
+        """Return the tokens of an answer as they stand behind the chat, and what closes it.
+
+        Alone they can be others: SentencePiece puts a space before each text.
+        """
         if not self.decoder:
-            return answer
+            return self._alone(answer)
         before, whole = self.render(asked), self.render(asked, answer)
         # templates that write a finished turn otherwise than one to come
-        return whole.removeprefix(before) if whole.startswith(before) else answer
+        tail = whole.removeprefix(before) if whole.startswith(before) else answer
+        ids, together = self._ids(before), self._ids(before + tail)
+        return together[len(ids) :] if together[: len(ids)] == ids else self._alone(tail)
+
+    def _alone(self, text: str) -> Sequence[int]:
+        return tuple(self._encoded(text, add_special_tokens=False)["input_ids"])
 
     def _chat(self, example: Example, texts: Sequence[str], turns_cut: int) -> Chat:
         history = example.history[turns_cut:]
@@ -193,27 +211,31 @@ class Prompter:
         texts = [p.rendered for p in passages]
         ids = self._read(example, texts)
         if len(ids) <= self.room:
-            return Prompt((ids,))
+            return Prompt((ids,), len(texts))
         turns = self._turns_cut(example)
         spans = self._spans(texts)
-        sizes = [len(s) for s in spans]
-        most, shown = max(sizes, default=0), texts
+        sizes, shown = [len(s) for s in spans], texts
         ids = self._read(example, texts, turns)
-        while len(ids) > self.room and most:
-            most = _common_length(sizes, most, len(ids) - self.room)
-            shown = [_beginning(t, s, most) for t, s in zip(texts, spans, strict=True)]
-            ids = self._read(example, [t for t in shown if t], turns)
-        cut = sum(a != b for a, b in zip(shown, texts, strict=True))
-        return Prompt((ids,), cut, turns) if len(ids) <= self.room else None
+        around = len(ids) - len(self._read(example, [], turns)) - sum(sizes)
+        while len(ids) > self.room and sizes:
+            sizes = _shortened(sizes, len(ids) - self.room, around // len(texts))
+            shown = [_beginning(t, s, n) for t, s, n in zip(texts, spans, sizes, strict=False)]
+            ids = self._read(example, shown, turns)
+        whole = sum(a == b for a, b in zip(shown, texts, strict=False))
+        prompt = Prompt((ids,), len(shown), len(texts) - whole, turns)
+        return prompt if len(ids) <= self.room else None
 
     def _turns_cut(self, example: Example) -> int:
-        """Return how many turns have to go so that the rest leaves half the room to passages."""
-        turns = 0
-        while turns < len(example.history) and (
-            2 * len(self._read(example, [], turns)) > self.room
-        ):
-            turns += 1
-        return turns
+        """Return how many turns have to go so that the rest leaves half the room to passages.
+
+        What is left begins with the user: templates take no other.
+        """
+        history = example.history
+        starts = [n for n, turn in enumerate(history) if n and turn.role == "user"]
+        for turns in (0, *starts):
+            if 2 * len(self._read(example, [], turns)) <= self.room:
+                return turns
+        return len(history)
 
     def _spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
         """Return where in its text each token of it stands."""
@@ -223,23 +245,33 @@ class Prompter:
         return [list(spans) for spans in found["offset_mapping"]]
 
 
-def _common_length(sizes: Collection[int], most: int, excess: int) -> int:
-    """Return the greatest length below `most` that takes `excess` off the sizes, or 0."""
-    total = sum(min(size, most) for size in sizes)
-    for length in range(most - 1, _LEAST - 1, -1):
-        if total - sum(min(size, length) for size in sizes) >= excess:
-            return length
-    return 0
+def _shortened(sizes: Sequence[int], excess: int, around: int) -> list[int]:
+    """Return sizes that are `excess` less in all: none above the greatest length that does it.
+
+    Where that would be below `_LEAST`, the last sizes go first.
+
+    around: tokens that go with each of them
+    """
+    kept = list(sizes)
+    while kept and sum(max(size - _LEAST, 0) for size in kept) < excess:
+        excess -= kept.pop() + around
+    if not kept or excess <= 0:
+        return kept
+    lengths = range(max(kept) - 1, _LEAST - 1, -1)
+    length = next(n for n in lengths if sum(max(size - n, 0) for size in kept) >= excess)
+    return [min(size, length) for size in kept]
 
 
 def _beginning(text: str, spans: Sequence[tuple[int, int]], most: int) -> str:
     """Return so many tokens of a text, all of it where it has no more."""
     if len(spans) <= most:
         return text
-    return text[: spans[most - 1][1]] if most else ""
+    return text[: spans[most - 1][1]]
 
 
 def _without_system(said: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """Put the instructions before what the user says first."""
+    """Put the instructions before what the user says first, where that comes next."""
+    if [message["role"] for message in said[:2]] != ["system", "user"]:
+        return list(said)
     first, asked, *rest = said
     return [{**asked, "content": f"{first['content']}\n\n{asked['content']}"}, *rest]

@@ -29,7 +29,7 @@ class Questions:
         passages = self.given.training(example, epoch)
         prompt = self.prompter.write(example, passages)
         assert prompt is not None, "checked by `usable`"
-        answer = reference(example, passages, self.prompter)
+        answer = reference(example, passages[: prompt.shown], self.prompter)
         return Item(example.id, prompt.texts, self.prompter.answer(example, answer))
 
     def dev_item(self, number: int) -> Item | None:
@@ -39,7 +39,7 @@ class Questions:
         prompt = self.prompter.write(example, passages)
         if prompt is None:
             return None
-        answer = reference(example, passages, self.prompter)
+        answer = reference(example, passages[: prompt.shown], self.prompter)
         return Item(example.id, prompt.texts, self.prompter.answer(example, answer))
 
 
@@ -68,22 +68,26 @@ def usable(
         if example.answerable and not example.answers:
             lost["have no answer"] += 1
             continue
+        if example.answerable and given.ranked is None and not example.positive_ids:
+            lost["name no passage that answers (positive_ids)"] += 1
+            continue
         passages = given.training(example, 0)
         prompt = prompter.write(example, passages)
-        answer = prompter.answer(example, reference(example, passages, prompter))
-        if len(answer) > max_answer_tokens:
-            lost[f"have an answer of more than max_answer_tokens ({max_answer_tokens})"] += 1
-        elif prompt is None:
+        if prompt is None:
             lost[f"leave no room for a passage in max_length ({prompter.max_length})"] += 1
+            continue
+        said = reference(example, passages[: prompt.shown], prompter)
+        if len(prompter.answer(example, said)) > max_answer_tokens:
+            lost[f"have an answer of more than max_answer_tokens ({max_answer_tokens})"] += 1
         else:
             kept.append(example)
             cut["passages"] += bool(prompt.cut)
             cut["turns"] += bool(prompt.turns_cut)
-    said = "; ".join(f"{n} {why}" for why, n in lost.items())
+    reasons = "; ".join(f"{n} {why}" for why, n in lost.items())
     if not kept:
-        raise DataError(f"nothing to learn from: of {len(examples)} examples {said or 'none'}")
-    if said:
-        logger.warning("of %d examples %s: left out", len(examples), said)
+        raise DataError(f"nothing to learn from: of {len(examples)} examples {reasons}")
+    if reasons:
+        logger.warning("of %d examples %s: left out", len(examples), reasons)
     if cut["passages"] or cut["turns"]:
         logger.warning(
             "of %d prompts %d lose ends of passages and %d the oldest turns, to fit max_length %d",

@@ -3,7 +3,16 @@
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ragkit.config.answering import PlainTemplate, Prompting
@@ -175,6 +184,21 @@ def test_a_decoder_goes_on_from_a_prompt_that_its_tokenizer_would_end() -> None:
     assert read.texts[0] == (*prompt.texts[0], END)
 
 
+def test_an_answer_is_the_tokens_that_stand_behind_the_prompt() -> None:
+    """Llama 2's tokenizer puts a space before each text, which no answer begins with in use."""
+    pieces = ["<unk>", "<s>", "</s>", "▁", "▁▁", "▁Answer", ":", "▁red", "red", "▁Answer:", "\n"]
+    made = Tokenizer(
+        models.Unigram([(p, -float(len(pieces) - i)) for i, p in enumerate(pieces)], 0)
+    )
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="<unk>")
+    assert len(fast(" red")["input_ids"]) > 1
+    found = Prompter(fast, [END], True, 1000, 20, PROMPT).answer(ALONE, "red")
+    assert found == (pieces.index("▁red"), END)
+
+
 def test_an_encoder_decoder_says_the_answer_alone() -> None:
     assert text(prompter(decoder=False).answer(ASKED, "Ben.")) == "Ben.</s>"
 
@@ -189,6 +213,8 @@ def test_a_template_that_cannot_write_the_chat_is_one_error() -> None:
     broken = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ModelError, match="cannot write this chat: roles must alternate"):
         prompter(broken, prompt=Prompting(system="")).write(ASKED, PASSAGES)
+    with pytest.raises(ModelError, match="alternate; prompt.template: plain writes prompts"):
+        prompter(broken).write(ASKED, PASSAGES)  # nor without instructions
 
 
 def test_template_options_reach_the_template() -> None:
@@ -226,6 +252,27 @@ def test_passages_without_room_are_left_out_whole() -> None:
     assert (found.texts, found.cut) == (least.texts, 2)
 
 
+def test_many_short_passages_lose_the_last_of_them_not_all() -> None:
+    many = [Passage(str(n), letter * 6) for n, letter in enumerate("abcdefghij")]
+    whole = prompter().write(ALONE, many)
+    assert whole is not None and whole.shown == 10
+    found = prompter(max_length=whole.tokens + 19).write(ALONE, many)  # one token too few
+    assert found is not None
+    assert (found.shown, found.cut) == (9, 1)
+    assert "[9] iiiiii\n\nQuestion" in text(found.texts[0])
+
+
+def test_of_many_long_passages_the_first_are_read_in_part() -> None:
+    many = [Passage(str(n), letter * 50) for n, letter in enumerate("abcdefghij")]
+    bare = prompter().write(ALONE, [])
+    assert bare is not None
+    found = prompter(max_length=bare.tokens + 60 + 20).write(ALONE, many)
+    assert found is not None
+    assert 3 <= found.shown < 10 and found.cut == 10
+    assert found.tokens <= bare.tokens + 60
+    assert "[1] aaaaaaaa" in text(found.texts[0])
+
+
 def test_a_question_without_room_has_no_prompt() -> None:
     least = prompter().write(ALONE, [])
     assert least is not None
@@ -248,7 +295,7 @@ def test_the_oldest_turns_go_first_until_half_the_room_is_for_passages() -> None
     assert found.tokens == room
     less = prompter(max_length=room + 18).write(talk, [Passage("a", "a" * 900)])
     assert less is not None
-    assert less.turns_cut == 5
+    assert less.turns_cut == 6  # no template takes a conversation that begins with an answer
 
 
 def test_in_fusion_each_passage_is_read_with_the_question() -> None:

@@ -25,6 +25,7 @@ NONE = Example("none", "who", answerable=False)
 SILENT = Example("silent", "what", (), ("a",))
 LONG = Example("long", "what", ("the pump " * 40,), ("a",))
 WIDE = Example("wide", "the pump " * 90, ("x",), ("a",))
+LOOSE = Example("loose", "what", ("the pump",))
 EXAMPLES = [GOOD, TWO, NONE, SILENT, LONG, WIDE]
 
 
@@ -84,3 +85,21 @@ def test_passages_that_are_cut_are_counted(tiny_decoder: Path, log_lines: list[s
     assert log_lines == [
         "of 2 prompts 1 lose ends of passages and 0 the oldest turns, to fit max_length 82"
     ]
+
+
+def test_an_answer_whose_passage_nobody_knows_is_not_learned_from_others(
+    tiny_decoder: Path, log_lines: list[str]
+) -> None:
+    asked = questions(tiny_decoder, [GOOD, LOOSE])
+    assert usable([GOOD, LOOSE], asked.given, asked.prompter, 30) == [GOOD]
+    assert log_lines == ["of 2 examples 1 name no passage that answers (positive_ids): left out"]
+
+
+def test_only_passages_in_the_prompt_are_cited(tiny_decoder: Path) -> None:
+    whole = questions(tiny_decoder, [TWO], cite=True)
+    room = len(whole.item(0, 0).texts[0])
+    decode = whole.prompter.tokenizer.decode
+    assert decode(whole.item(0, 0).answer) == " a valve [1, 2]</s>"
+    short = questions(tiny_decoder, [TWO], cite=True, max_length=room + 30 - 1)
+    assert "[2]" not in decode(short.item(0, 0).texts[0]).split("Passages")[1]
+    assert decode(short.item(0, 0).answer) == " a valve [1]</s>"
