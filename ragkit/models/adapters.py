@@ -37,7 +37,11 @@ def with_adapters(model: PreTrainedModel, lora: Lora, save: list[str] | None = N
         modules_to_save=save,
     )
     with _older_names():
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
+    if (base := Path(model.name_or_path)).is_dir():
+        # wherever the adapters are loaded
+        adapted.peft_config["default"].base_model_name_or_path = str(base.resolve())
+    return adapted
 
 
 def continue_adapters(model: PreTrainedModel, folder: Path) -> PeftModel:

@@ -25,7 +25,7 @@ from ragkit.log import hushed, logger
 from ragkit.models.fused import name_of, plain_model
 from ragkit.models.layouts import DAMAGED
 from ragkit.models.loading import REPORTS, four_bits, positions
-from ragkit.models.resolve import resolve_model
+from ragkit.models.resolve import base_of, resolve_model
 
 _HASHED = 1024  # numbers of each weight
 
@@ -90,7 +90,7 @@ def load_language_model(
     if quantize:
         how |= four_bits()
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(base_of(folder), trust_remote_code=trust_remote_code)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         with hushed(REPORTS):
             loaded: Any = kind.from_pretrained(folder, output_loading_info=True, **how)

@@ -13,9 +13,10 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from ragkit.config.blocks import EMBEDDED
-from ragkit.data.files import sha256_file
+from ragkit.data.files import read_json, sha256_file
 from ragkit.errors import MissingExtraError, ModelError
 
+_ADAPTERS = "adapter_config.json"
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -41,9 +42,28 @@ def resolve_model(reference: str) -> str:
 def local_model(reference: str) -> Path | None:
     """Return the local folder that a reference names; None for `embedded`, a hub name, no model."""
     for folder in (Path(reference) / "model", Path(reference)):
-        if (folder / "config.json").is_file() or (folder / "modules.json").is_file():
+        if any((folder / name).is_file() for name in ("config.json", "modules.json", _ADAPTERS)):
             return folder
     return None
+
+
+def base_of(folder: str) -> str:
+    """Return the folder or hub name of the model that adapters are for; of others the same again.
+
+    Raises:
+        ModelError: it is not where it was.
+    """
+    account = Path(folder) / _ADAPTERS
+    if (account.parent / "config.json").is_file() or not account.is_file():
+        return folder
+    base = str(read_json(account)["base_model_name_or_path"])
+    try:
+        return resolve_model(base)
+    except ModelError as error:
+        raise ModelError(
+            f"{folder}: adapters of a model that is not where it was when they were trained "
+            f"({error}); put it back, or its new place into {account}"
+        ) from error
 
 
 @cache

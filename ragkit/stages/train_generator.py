@@ -23,6 +23,7 @@ from ragkit.config.training import Lora
 from ragkit.data.files import read_json, read_jsonl
 from ragkit.errors import ConfigError
 from ragkit.log import logger
+from ragkit.models.resolve import base_of, resolve_model
 from ragkit.runs import Run
 from ragkit.stages.generator_reader import train_reader
 from ragkit.stages.generator_text import train_text
@@ -141,6 +142,7 @@ class Config(ExampleSource):
 
 def run(config: Config, run: Run) -> None:
     """Train; write model/, checkpoints/, history.jsonl, samples.jsonl and metrics.json."""
+    _check_model(config.model)
     _check_selection(config)
     trained = (train_reader if config.method == "reader" else train_text)(config, run)
     if not run.main:
@@ -170,6 +172,16 @@ def _completed(block: B, values: Mapping[str, object]) -> B:
     """Return a block with values in place of those that are not given."""
     missing = {key: value for key, value in values.items() if getattr(block, key) is None}
     return type(block).model_validate({**block.model_dump(exclude_unset=True), **missing})
+
+
+def _check_model(reference: str) -> None:
+    """Refuse to begin with adapters alone: what is trained beside them would not be kept."""
+    folder = resolve_model(reference)
+    if base_of(folder) != folder:
+        raise ConfigError(
+            f"model: {reference}: adapters without the model that they are for; train them with "
+            "save: merged to go on from there"
+        )
 
 
 def _check_selection(config: Config) -> None:

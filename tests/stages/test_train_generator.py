@@ -214,6 +214,30 @@ def test_merged_and_separate_adapters_say_the_same(
         torch.testing.assert_close(one(ids).logits, two(ids).logits, rtol=0, atol=1e-5)
 
 
+def test_adapters_answer_wherever_they_are_asked(
+    stage: Stage, sft: Values, tmp_path: Path, tiny_decoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_decoder.parent)
+    lora = {**sft, "model": tiny_decoder.name, "lora": {"r": 4}}
+    asked = {
+        "examples": str(tmp_path / "dev.jsonl"), "passages": "gold", "train": [],
+        "corpus": str(tmp_path / "corpus.jsonl"),
+    }  # fmt: skip
+    answers = []
+    for save in ("adapter", "merged"):
+        fast = with_loop(lora, learning_rate=5e-3, epochs=20)
+        run = stage("train-generator", **{**fast, "save": save, "output": str(tmp_path / save)})
+        monkeypatch.chdir(tmp_path)  # the base was named by a relative path
+        answerer = {"type": "hf", "model": str(run), "precision": "fp32"}
+        output = str(tmp_path / f"eval-{save}")
+        evaluated = stage("eval-e2e", **asked, answerer=answerer, output=output)
+        answers.append([r["answer"] for r in read_jsonl(evaluated / "predictions.jsonl")])
+        monkeypatch.chdir(tiny_decoder.parent)
+    assert answers[0] == answers[1] and any(answers[0])
+    with pytest.raises(ConfigError, match="adapters without the model that they are for"):
+        stage("train-generator", **{**sft, "model": str(tmp_path / "adapter"), "output": None})
+
+
 def test_chats_and_other_examples_are_mixed_in(
     stage: Stage, sft: Values, tmp_path: Path, log_lines: list[str]
 ) -> None:
