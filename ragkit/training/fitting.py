@@ -203,8 +203,10 @@ def _fit(
     _MESSAGES.addFilter(_is_news)
     try:
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        shutil.rmtree(folder / BEST, ignore_errors=True)
+        # once, before any process writes there
+        ranks.decided(lambda: shutil.rmtree(folder / BEST, ignore_errors=True))
         trainer.save_model(str(folder / BEST))
+        ranks.wait()  # who returns first may load what rank 0 still writes
     finally:
         _MESSAGES.removeFilter(_is_news)
         # else what is loaded next is taken apart too, at stage 3

@@ -6,12 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from ragkit.models.fused import encoder_of
 
 
 def add_noise(
-    model: nn.Module, alpha: float, lengths_of: Callable[[Mapping[str, Any]], Any]
+    model: PreTrainedModel, alpha: float, lengths_of: Callable[[Mapping[str, Any]], Any]
 ) -> list[RemovableHandle]:
     """Add uniform noise of size alpha / sqrt(L * D) to the embeddings while a model trains.
+
+    Of an encoder-decoder to those of what its encoder reads.
 
     L is the length of each text; transformers' own form takes that of the whole row, which packing
     makes as long as the batch.
@@ -21,8 +26,8 @@ def add_noise(
     """
     lengths: list[Any] = [None]
 
-    def before(_: nn.Module, __: tuple[Any, ...], given: Mapping[str, Any]) -> None:
-        lengths[0] = lengths_of(given)
+    def before(module: nn.Module, _: tuple[Any, ...], given: Mapping[str, Any]) -> None:
+        lengths[0] = lengths_of(given) if module.training else None
 
     def after(module: nn.Module, _: tuple[Any, ...], embedded: Tensor) -> Tensor:
         if not module.training:
@@ -32,7 +37,9 @@ def add_noise(
         noise = torch.empty_like(embedded).uniform_(-1, 1)
         return embedded + noise * scale[..., None].to(embedded)
 
-    embeddings = model.get_input_embeddings()  # type: ignore[operator]
+    # an encoder's are a module of its own, though its weights may be the whole model's
+    reads = encoder_of(model) if model.config.is_encoder_decoder else model
+    embeddings = reads.get_input_embeddings()
     return [
         model.register_forward_pre_hook(before, with_kwargs=True),
         embeddings.register_forward_hook(after),

@@ -22,7 +22,7 @@ from ragkit.data.schema import Example
 from ragkit.models import ranks
 from ragkit.models.packing import IMPLEMENTATION
 from ragkit.training.causal import CausalObjective
-from ragkit.training.fitting import Model, Objective, fit
+from ragkit.training.fitting import BEST, Model, Objective, fit
 from ragkit.training.items import Item
 from ragkit.training.measuring import Trained
 from ragkit.training.mixture import Mixture, Source
@@ -92,6 +92,8 @@ def main() -> None:
         else:
             raise AssertionError("it was not stopped")
         again = train(decoder, folder / "parts", **loop)
+        # every process goes on with what was left
+        AutoModelForCausalLM.from_pretrained(folder / "parts" / BEST)
         if log.is_main_process():
             told = {
                 "type": kind.value,
