@@ -122,6 +122,7 @@ class Config(ExampleSource):
             )
         for name, goes in (
             ("cite", generates),
+            ("weight", generates),
             ("mixture", generates),
             ("pretrain", generates),
             ("prompt", method != "reader"),
@@ -131,6 +132,10 @@ class Config(ExampleSource):
             default = type(self).model_fields[name].default
             if not goes and getattr(self, name) != default:
                 problems.append(f"{name}: does not go with method: {method}")
+        if method == "reader" and self.loop.neftune_alpha:
+            problems.append("loop.neftune_alpha: does not go with method: reader")
+        if method == "reader" and self.lora and self.lora.quantize:
+            problems.append("lora.quantize: does not go with method: reader")
         if self.save == "adapter" and not self.lora:
             problems.append("save: adapter: needs lora")
         if self.lora and self.lora.quantize and (self.loop.deepspeed or self.loop.fsdp):

@@ -13,6 +13,7 @@ import torch
 from ragkit.config.generating import Watching
 from ragkit.data.files import read_jsonl, write_jsonl
 from ragkit.data.schema import Example
+from ragkit.errors import DataError
 from ragkit.evaluation.answers import exact_match, rouge, token_f1
 from ragkit.log import logger
 from ragkit.models import ranks
@@ -26,7 +27,7 @@ class Dev:
     """Dev questions, how they are answered, and what the loss is computed of.
 
     answer: (text, whether it declines) of each question, by the model as it is
-    items: of the examples, in their order, for the loss; empty: the method's loss says nothing
+    items: of the examples that a loss can be computed of
     """
 
     examples: Sequence[Example]
@@ -36,9 +37,29 @@ class Dev:
     batch_size: int
     folder: Path
 
+    def __post_init__(self) -> None:
+        """Refuse what the metric cannot be computed of.
+
+        Raises:
+            DataError: no question has a reference answer, or none can be learned.
+        """
+        metric, count = self.watching.metric, len(self.examples)
+        if metric == "loss" and not self.items:
+            raise DataError(
+                f"dev: of none of its {count} questions can a loss be computed (no room in "
+                "max_length, or no answer in their passages); set selection.metric: f1"
+            )
+        if metric != "loss" and not any(e.answerable and e.answers for e in self.examples):
+            raise DataError(
+                f"dev: none of its {count} questions has a reference answer, of which "
+                f"selection.metric: {metric} is computed; give other examples, or set it to loss"
+            )
+
     def __call__(self, model: Model, objective: Objective, step: int) -> dict[str, float]:
         """Return the dev metrics, the same in every process; write and log samples."""
-        scores = {"loss": dev_loss(model, objective, self.items, self.batch_size)}
+        scores = {}
+        if self.items:
+            scores["loss"] = dev_loss(model, objective, self.items, self.batch_size)
         if self.watching.metric == "loss" and not self.watching.samples:
             return scores
         asked = self.examples

@@ -1,6 +1,7 @@
 """Dev metrics while training: means by hand, losses of targets, samples a person can read."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from ragkit.config.generating import Watching
 from ragkit.data.files import read_jsonl
 from ragkit.data.schema import Example
+from ragkit.errors import DataError
 from ragkit.training.causal import CausalObjective
 from ragkit.training.items import Item
 from ragkit.training.watching import Dev, answer_scores, dev_loss
@@ -61,6 +63,27 @@ def test_samples_show_what_is_said_at_each_evaluation(
     ]  # fmt: skip
     assert records[0]["references"] == ["the red pump"]
     assert "  what?\n    -> the red pump\n    reference: the red pump" in log_lines
+
+
+@pytest.mark.parametrize(
+    ("metric", "examples", "items", "message"),
+    [
+        ("f1", EXAMPLES[2:], ITEMS, "none of its 2 questions has a reference answer"),
+        ("em", [Example("e", "where?", (), ("p",))], ITEMS, "of which selection.metric: em"),
+        ("loss", EXAMPLES, [], "of none of its 4 questions can a loss be computed"),
+    ],
+)
+def test_dev_questions_that_say_nothing_of_the_metric_are_refused(
+    metric: Any, examples: list[Example], items: list[Item], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=message):
+        Dev(examples, Watching(metric=metric), lambda *_: [], items, 2, tmp_path)
+
+
+def test_a_loss_of_nothing_is_not_told(tiny_decoder: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_decoder)
+    dev = Dev(EXAMPLES, Watching(samples=0), lambda *_: [("x", False)] * 4, [], 2, tmp_path)
+    assert "loss" not in dev(model, OBJECTIVE, 1)
 
 
 def test_where_the_loss_decides_samples_alone_are_generated(
