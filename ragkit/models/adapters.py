@@ -38,9 +38,9 @@ def with_adapters(model: PreTrainedModel, lora: Lora, save: list[str] | None = N
     )
     with _older_names():
         adapted = get_peft_model(model, config)
-    if (base := Path(model.name_or_path)).is_dir():
-        # wherever the adapters are loaded
-        adapted.peft_config["default"].base_model_name_or_path = str(base.resolve())
+    base = model.name_or_path
+    if base and Path(base).is_dir():  # so that they find it from whatever folder
+        adapted.peft_config["default"].base_model_name_or_path = str(Path(base).resolve())
     return adapted
 
 

@@ -43,7 +43,9 @@ class Asked:
         ranked = self.given.ranked or {}
         named = {i for e in self.examples for i in (*e.positive_ids, *e.negative_ids)}
         named.update(i for e in self.examples for i in ranked.get(e.id, ()))
-        texts = (self.given.corpus[i].rendered for i in sorted(named))
+        # where nothing is retrieved distractors are drawn from all of the corpus, in its order
+        of = sorted(named) if self.given.ranked else self.given.ids
+        texts = (part for i in of for part in (i, self.given.corpus[i].rendered))
         rows = (json.dumps([e.to_json(), list(ranked.get(e.id, ()))]) for e in self.examples)
         return sha256_texts([*rows, *texts, str(self.weight)])
 
@@ -103,14 +105,16 @@ def read_parts(config: "Config", run: Run) -> Parts:
         DataError: malformed files, or ones that do not go together.
     """
     examples, corpus = read_sources(config, run)
-    main = _searched(config, run, corpus)
+    main = _searched(config, run, corpus, config.corpus_path)
     asked, chats = [main.ask(config, run, examples, config.weight)], []
     for part in config.mixture:
         if conversations := _read_chats(part.path, bad_lines(config, run)):
             chats.append(Chats(conversations, str(part.path), part.weight))
             continue
+        theirs = main
         own = beside(part.path, "corpus.jsonl")
-        theirs = _searched(config, run, read_corpus(own, bad_lines(config, run))) if own else main
+        if own and own.resolve() != config.corpus_path.resolve():
+            theirs = _searched(config, run, read_corpus(own, bad_lines(config, run)), own)
         more = read_examples(part.path, theirs.corpus, bad_lines(config, run))
         logger.info("%s: %d examples, %d passages", part.path, len(more), len(theirs.corpus))
         asked.append(theirs.ask(config, run, more, part.weight))
@@ -124,6 +128,11 @@ def _dev_examples(config: "Config", run: Run, corpus: Mapping[str, Passage]) -> 
         return []
     examples = read_examples(config.dev, corpus, bad_lines(config, run))
     examples = [e for e in examples if e.answers or not e.answerable]
+    if not examples:
+        logger.warning(
+            "%s: none of its questions has a reference answer: the last checkpoint is kept, not "
+            "the best", config.dev,
+        )  # fmt: skip
     most = config.selection.questions
     if len(examples) > most:
         chosen = set(random.Random(f"{config.seed}:dev").sample(range(len(examples)), most))
@@ -131,7 +140,7 @@ def _dev_examples(config: "Config", run: Run, corpus: Mapping[str, Passage]) -> 
     return examples
 
 
-def _searched(config: "Config", run: Run, corpus: Mapping[str, Passage]) -> Searched:
+def _searched(config: "Config", run: Run, corpus: Mapping[str, Passage], path: Path) -> Searched:
     if config.passages.gold == "only":
         return Searched(corpus, None)
     retriever = config.passages.retriever
@@ -139,7 +148,7 @@ def _searched(config: "Config", run: Run, corpus: Mapping[str, Passage]) -> Sear
         raise ConfigError(
             "passages.retriever.weight: auto is chosen on dev by an evaluation; give the number"
         )
-    _compare_corpora(retriever, config.corpus_path)
+    _compare_corpora(retriever, path)
     folder = config.passages.cache or run / "rankings"
     return Searched(corpus, Rankings(retriever, corpus, folder))
 
@@ -169,4 +178,8 @@ def _read_chats(path: Path, skip_bad: Path | None) -> dict[str, tuple[Turn, ...]
         chats = openchatkit.read_chats(path, skip_bad)
     else:
         return {}
-    return {chat.id or str(n): chat.messages for n, chat in enumerate(chats)}
+    found: dict[str, tuple[Turn, ...]] = {}
+    for n, chat in enumerate(chats, start=1):
+        key = chat.id or str(n)
+        found[f"{key} ({n})" if key in found else key] = chat.messages
+    return found

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from ragkit.data.schema import Turn
-from ragkit.errors import DataError
+from ragkit.errors import DataError, ModelError
 from ragkit.log import logger
 from ragkit.rag.prompting import Prompter
 from ragkit.training.items import Continued
@@ -20,14 +20,18 @@ def chat_items(
 
     Raises:
         DataError: none can.
+        ModelError: the chat template cannot write one.
     """
     items, shortened = [], 0
     for key, turns in chats.items():
         said = [{"role": t.role, "content": t.content} for t in turns]
-        while said and said[-1]["role"] != "assistant":
+        while said and not _answers(said[-1]):
             said.pop()  # nothing is answered
         whole = len(said)
-        item = _item(key, said, prompter)
+        try:
+            item = _item(key, said, prompter)
+        except ModelError as error:
+            raise ModelError(f"{where}: {key}: {error}") from error
         while item is not None and len(item.ids) > prompter.max_length:
             said = _without_first(said)
             item = _item(key, said, prompter)
@@ -50,7 +54,7 @@ def _item(key: str, said: Said, prompter: Prompter) -> Continued | None:
     An answer whose prompt the whole does not begin with (a template may write turns that are past
     in another way) is left out; the last one never is.
     """
-    answers = [n for n, m in enumerate(said) if m["role"] == "assistant" and n > 0]
+    answers = [n for n, m in enumerate(said) if _answers(m) and n > 0]
     if not answers or all(m["role"] == "system" for m in said[: answers[0]]):
         return None
     last = answers[-1]
@@ -63,6 +67,10 @@ def _item(key: str, said: Said, prompter: Prompter) -> Continued | None:
         if ids[: len(before) + len(reply) - 1] == (*before, *reply[:-1]):
             targets += enumerate(reply, start=len(before) - 1)
     return Continued(key, ids, tuple(targets))
+
+
+def _answers(message: Mapping[str, str]) -> bool:
+    return message["role"] == "assistant" and bool(message["content"].strip())
 
 
 def _without_first(said: Said) -> Said:

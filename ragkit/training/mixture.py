@@ -65,7 +65,7 @@ class Mixture(Learned):
 def shares(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
     """Return how many items of each source an epoch has, by largest remainders.
 
-    Their sum is that of the sizes.
+    Their sum is that of the sizes. However small its weight, a source gives one at least.
     """
     total, weight = sum(sizes), sum(weights)
     exact = [total * w / weight for w in weights]
@@ -74,4 +74,8 @@ def shares(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
     by_rest = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
     for i in by_rest[:left]:
         counts[i] += 1
+    for i in range(len(counts)):
+        if not counts[i]:
+            counts[counts.index(max(counts))] -= 1
+            counts[i] = 1
     return counts

@@ -19,14 +19,19 @@ from transformers import (
 )
 
 from ragkit.config.answering import Answerer
+from ragkit.config.generating import Passages
 from ragkit.config.load import Source, build
 from ragkit.data.files import read_json, read_jsonl, write_jsonl
+from ragkit.data.schema import Example, Passage
 from ragkit.errors import ConfigError, DataError, ModelError
 from ragkit.models.pretrained import traits
 from ragkit.rag.answerers import build_answerer
 from ragkit.rag.prompting import Prompter
+from ragkit.retrieval import rankings
+from ragkit.stages.generator_data import Asked
 from ragkit.stages.generator_text import TextTask
 from ragkit.stages.train_generator import Config
+from ragkit.training.given import Given
 
 Values = dict[str, Any]
 Stage = Callable[..., Path]
@@ -254,6 +259,47 @@ def test_chats_and_other_examples_are_mixed_in(
     assert any("other/train.jsonl: 1 examples, 1 passages" in line for line in log_lines)
     inputs = read_json(run / "run.json")["inputs"]
     assert {"examples", "corpus", "dev", "mixture.0.path", "mixture.1.path"} <= set(inputs)
+
+
+def test_chats_of_one_name_are_all_learned(stage: Stage, sft: Values, tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "which pump"}, {"role": "assistant", "content": "the red"}]
+    chats = [{"id": "c", "messages": said}, {"messages": said}, {"id": "c", "messages": said}]
+    write_jsonl(tmp_path / "chat.jsonl", [*chats, {"id": "2", "messages": said}])
+    run = stage("train-generator", **{**sft, "mixture": {str(tmp_path / "chat.jsonl"): 1}})
+    assert read_json(run / "metrics.json")["steps"] == 6  # of 17 + 4 items: 21 / 4
+
+
+def test_examples_of_the_same_corpus_are_searched_in_what_was_read(
+    stage: Stage, swr: Values, tmp_path: Path, log_lines: list[str], monkeypatch: Any
+) -> None:
+    built = []
+    build = rankings.build_searcher
+    monkeypatch.setattr(rankings, "build_searcher", lambda *given: built.append(1) or build(*given))
+    write_jsonl(
+        tmp_path / "more.jsonl",
+        [{"id": "q", "question": "what fuse", "answers": ["red"], "positive_ids": ["fuse"]}],
+    )
+    stage("train-generator", **{**swr, "mixture": {str(tmp_path / "more.jsonl"): 1}})
+    assert len(built) == 1
+
+
+def test_a_passage_that_may_be_drawn_is_a_part_of_the_data() -> None:
+    example = Example("q", "what", ("x",), ("a",))
+    corpora = [{i: Passage(i, text) for i in "ab"} for text in ("one", "two")]
+    corpora[1]["a"] = corpora[0]["a"]
+    for ranked, differ in ((None, True), ({"q": ["a"]}, False)):
+        made = [Given.of([example], corpus, Passages(), ranked, 0) for corpus in corpora]
+        one, two = (Asked([example], given).fingerprint() for given in made)
+        assert (one != two) == differ
+
+
+def test_dev_questions_without_answers_choose_nothing(
+    stage: Stage, sft: Values, tmp_path: Path, log_lines: list[str]
+) -> None:
+    write_jsonl(tmp_path / "dev.jsonl", [{"id": "d", "question": "what", "positive_ids": ["fuse"]}])
+    run = stage("train-generator", **sft)
+    assert read_json(run / "metrics.json")["best_step"] is None
+    assert any("none of its questions has a reference answer" in line for line in log_lines)
 
 
 def test_documents_are_continued_first(stage: Stage, sft: Values) -> None:

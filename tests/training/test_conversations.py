@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from ragkit.config.answering import PlainTemplate, Prompting
 from ragkit.data.schema import Turn
-from ragkit.errors import DataError
+from ragkit.errors import DataError, ModelError
 from ragkit.rag.prompting import Prompter
 from ragkit.training.conversations import chat_items
 from ragkit.training.documents import document_items, whole_documents
@@ -94,6 +94,25 @@ def test_a_long_chat_loses_its_first_turns_but_not_its_instructions(
         "<|system|>it is</s><|user|>when</s><|assistant|>after ten minutes"
     )
     assert any("1 lose their first turns" in line for line in log_lines)
+
+
+def test_an_answer_of_nothing_is_not_learned(tiny_decoder: Path) -> None:
+    writer = prompter(tiny_decoder, CHATML)
+    silent = (
+        TALK[0],
+        Turn("assistant", " "),
+        *TALK[2:],
+        Turn("user", "what"),
+        Turn("assistant", ""),
+    )
+    (item,) = chat_items({"c": silent}, writer, "chats")
+    assert learned(writer, item.ids, item.targets) == ["after ten minutes</s>"]
+
+
+def test_a_chat_that_the_template_cannot_write_is_named(tiny_decoder: Path) -> None:
+    writer = prompter(tiny_decoder, "{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(ModelError, match="chats: c: the chat template cannot write this chat"):
+        chat_items({"c": TALK}, writer, "chats")
 
 
 def test_chats_without_an_answer_are_left_out_and_counted(

@@ -25,6 +25,7 @@ def epoch_of(mixture: Mixture, epoch: int) -> list[tuple[str, int, int]]:
         ([90, 10], [3, 1], [75, 25]),
         ([5, 5], [2, 1], [7, 3]),  # 6.67 and 3.33: the larger remainder gets what is left
         ([1, 1, 1], [1, 1, 1], [1, 1, 1]),
+        ([20, 3, 3], [1, 1e-6, 1e-6], [24, 1, 1]),  # not none, in any epoch
     ],
 )
 def test_an_epoch_is_shared_out_by_weight(
