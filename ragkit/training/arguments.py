@@ -60,6 +60,7 @@ def training_arguments(
         os.environ["DS_ACCELERATOR"] = "cpu"  # accelerate imports DeepSpeed where it is installed
     # it warns of checkpoints written within a second
     logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
+    logging.getLogger("transformers.trainer").addFilter(_is_news)
     bf16 = use_bf16(loop.precision, device)
     arguments = _basic(folder, loop, n_examples, seed) | {
         "bf16": bf16,
@@ -186,6 +187,11 @@ def _read_settings(key: str, path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ConfigError(f"{key}: {path}: holds a {type(settings).__name__}, not a mapping")
     return settings
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Tell a warning from that of weights which a checkpoint keeps once and a model has twice."""
+    return "missing keys in the checkpoint" not in record.getMessage()
 
 
 def _need_torchrun(key: str) -> None:

@@ -29,7 +29,8 @@ def document_items(
     """
     items = []
     for key, text in documents.items():
-        ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], end]
+        # which would warn of a length that no sequence gets
+        ids = [*tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], end]
         for n, piece in enumerate(_pieces(ids, max_length)):
             items.append(Continued(f"{key}#{n}", piece, _all_but_first(piece)))
     if not items:

@@ -74,7 +74,7 @@ def usable(
         passages = given.training(example, 0)
         prompt = prompter.write(example, passages)
         if prompt is None:
-            lost[f"leave no room for a passage in max_length ({prompter.max_length})"] += 1
+            lost[f"have no room for question and instructions: {_room(prompter)}"] += 1
             continue
         said = reference(example, passages[: prompt.shown], prompter)
         if len(prompter.answer(example, said)) > max_answer_tokens:
@@ -94,3 +94,8 @@ def usable(
             len(kept), cut["passages"], cut["turns"], prompter.max_length,
         )  # fmt: skip
     return kept
+
+
+def _room(prompter: Prompter) -> str:
+    answer = f" - {prompter.max_answer_tokens} of max_answer_tokens" if prompter.decoder else ""
+    return f"{prompter.max_length} tokens of max_length{answer}"

@@ -1,5 +1,6 @@
 """The loop: the same steps however they are cut up, exact resume, memory that runs out."""
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,10 @@ def train(tiny_decoder: Path, tmp_path: Path) -> Train:
     def run(
         name: str, objective: Objective | None = None, score: Any = None, **options: Any
     ) -> Trained:
+        tied = options.pop("tied", False)
+
         def load() -> tuple[Model, Objective]:
-            model = AutoModelForCausalLM.from_pretrained(tiny_decoder)
+            model = AutoModelForCausalLM.from_pretrained(tiny_decoder, tie_word_embeddings=tied)
             model.set_attn_implementation(IMPLEMENTATION)
             return model, objective or CausalObjective(padding=0, offset=0)
 
@@ -142,6 +145,16 @@ def test_the_best_checkpoint_is_kept(train: Train, tmp_path: Path) -> None:
     assert (lowest.best_step, lowest.dev_best) == (4, 0.3)
     assert largest_difference(tmp_path / "low", tmp_path / "one") == 0
     assert largest_difference(tmp_path / "best", tmp_path / "one") > 0
+
+
+def test_weights_that_are_kept_once_are_not_said_to_be_missing(
+    train: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("transformers.trainer")
+    logger.addHandler(caplog.handler)
+    train("tied", tied=True, score=lambda *given: {"f1": 1 - given[2] / 10, "loss": 1.0})
+    logger.removeHandler(caplog.handler)
+    assert not [r for r in caplog.records if "missing keys" in r.getMessage()]
 
 
 def test_a_run_that_stopped_for_want_of_progress_does_not_go_on(

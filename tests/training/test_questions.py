@@ -72,7 +72,8 @@ def test_what_cannot_be_learned_from_is_left_out_and_counted(
     assert [e.id for e in kept] == ["good", "two", "none"]
     assert log_lines == [
         "of 6 examples 1 have no answer; 1 have an answer of more than max_answer_tokens (30); "
-        "1 leave no room for a passage in max_length (150): left out"
+        "1 have no room for question and instructions: 150 tokens of max_length - 30 of "
+        "max_answer_tokens: left out"
     ]
     assert asked.dev_item(EXAMPLES.index(WIDE)) is None
     with pytest.raises(DataError, match="nothing to learn from: of 1 examples 1 have no answer"):
