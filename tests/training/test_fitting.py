@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from ragkit.config.generating import GeneratorLoop
 from ragkit.data.files import read_jsonl
@@ -46,7 +46,10 @@ def train(tiny_decoder: Path, tmp_path: Path) -> Train:
         tied = options.pop("tied", False)
 
         def load() -> tuple[Model, Objective]:
-            model = AutoModelForCausalLM.from_pretrained(tiny_decoder, tie_word_embeddings=tied)
+            model = AutoModelForCausalLM.from_pretrained(tiny_decoder)
+            if tied:
+                config = AutoConfig.from_pretrained(tiny_decoder, tie_word_embeddings=True)
+                model = AutoModelForCausalLM.from_config(config)
             model.set_attn_implementation(IMPLEMENTATION)
             return model, objective or CausalObjective(padding=0, offset=0)
 
