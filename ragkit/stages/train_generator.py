@@ -132,6 +132,11 @@ class Config(ExampleSource):
             default = type(self).model_fields[name].default
             if not goes and getattr(self, name) != default:
                 problems.append(f"{name}: does not go with method: {method}")
+        told = self.prompt.model_copy(update={"refusal": Prompting().refusal})
+        if method == "fid" and told != Prompting():
+            problems.append(
+                "prompt: of method: fid no instructions are read; set prompt.refusal only"
+            )
         if method == "reader" and self.loop.neftune_alpha:
             problems.append("loop.neftune_alpha: does not go with method: reader")
         if method == "reader" and self.lora and self.lora.quantize:

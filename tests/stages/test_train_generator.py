@@ -366,6 +366,7 @@ def test_the_same_command_does_nothing_twice(stage: Stage, sft: Values) -> None:
         ({"method": "reader", "weight": 2}, "weight: does not go with method: reader"),
         ({"method": "reader", "loop": {"neftune_alpha": 5}}, "neftune_alpha: does not go with"),
         ({"method": "reader", "lora": {"quantize": "4bit"}}, "quantize: does not go with"),
+        ({"method": "fid", "prompt": {"system": "x"}}, "no instructions are read"),
         ({"save": "adapter"}, "save: adapter: needs lora"),
         ({"passages": {"p_gold": 0.5}}, "p_gold: goes with gold: raft"),
         ({"mixture": {"nowhere.jsonl": 1}}, "nowhere.jsonl"),
@@ -390,7 +391,7 @@ def test_models_of_another_kind_are_refused(
 ) -> None:
     with pytest.raises(ModelError, match="no generator"):
         stage("train-generator", **{**sft, "model": str(tiny_encoder), "max_length": 100})
-    bm25 = {"passages": {"retriever": {"type": "bm25"}}, "output": None}
+    bm25 = {"passages": {"retriever": {"type": "bm25"}}, "prompt": {}, "output": None}
     with pytest.raises(ModelError, match="has no encoder of its own"):
         stage("train-generator", **{**sft, "method": "fid", **bm25})
     with pytest.raises(ConfigError, match="chats and raw documents are learned by decoders"):
