@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ragkit.config.answering import ReaderAnswerer
 from ragkit.data.schema import Example
 from ragkit.errors import DataError
+from ragkit.models import ranks
 from ragkit.models.adapters import merged, with_adapters
 from ragkit.models.devices import pick_device
 from ragkit.models.loading import positions
@@ -86,7 +87,9 @@ class ReaderTask:
     def answer(self, _: Model, examples: Sequence[Example], given: Given) -> list[tuple[str, bool]]:
         """Return what the reader says to dev questions; it declines where that is best on them."""
         found = self.readings(examples, given)
-        margin = choose_margin(examples, found)
+        # of all processes: each has a share of the questions, and all have to decline alike
+        everybody = ranks.collected(list(zip(examples, found, strict=True)))
+        margin = choose_margin(*map(list, zip(*everybody, strict=True)))
         return [
             ("", True) if r is None else (r.text, margin is not None and r.margin < margin)
             for r in found
@@ -95,9 +98,9 @@ class ReaderTask:
 
 def train_reader(config: "Config", run: Run) -> Trained:
     """Train a span reader; leave it in model/."""
+    task = ReaderTask(config)  # what is wrong with the model is told before anything is searched
     parts = read_parts(config, run)
     (part,), dev = parts.asked, parts.dev
-    task = ReaderTask(config)
     objective = SpanObjective(task.reader)
     examples = _learnable(part, objective)
 

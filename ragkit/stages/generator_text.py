@@ -37,7 +37,7 @@ from ragkit.stages.generator_data import Asked, Chats, read_parts
 from ragkit.stages.generator_training import card_of, keep_model, made_from, train, watched
 from ragkit.training.causal import CausalObjective
 from ragkit.training.conversations import chat_items
-from ragkit.training.documents import document_items, whole_documents
+from ragkit.training.documents import document_pieces, whole_documents
 from ragkit.training.fitting import BEST, Model, Objective, fit
 from ragkit.training.given import Given
 from ragkit.training.items import Item
@@ -113,10 +113,12 @@ class TextTask:
 
         folder: where an earlier training left it, or its adapters; None: as it was given
         """
-        base, self.spare = self.spare or self._base(), None
+        spare, self.spare = self.spare, None
         if folder is not None and not self.config.lora:
             remote = self.config.trust_remote_code
-            base = load_language_model(str(folder), trust_remote_code=remote)
+            base: Any = load_language_model(str(folder), trust_remote_code=remote)
+        else:
+            base = spare or self._base()
         for name, weights in base.named_parameters():
             if ".pooler." in name:  # of an encoder; nothing reads it, and processes would wait
                 weights.requires_grad = False
@@ -170,9 +172,9 @@ class TextTask:
 
 def train_text(config: "Config", run: Run) -> Trained:
     """Train what writes its answers; leave it in model/."""
+    task = TextTask(config)  # what is wrong with the model is told before anything is searched
     parts = read_parts(config, run)
     asked, chats = parts.asked, parts.chats
-    task = TextTask(config)
     if not task.traits.decoder and (chats or config.pretrain):
         raise ConfigError(
             f"{config.model}: chats and raw documents are learned by decoders, and this reads by "
@@ -223,7 +225,8 @@ def _pretrain(
         return None
     documents = _documents(config, run, corpus)
     length = min(config.pretrain.max_length, task.traits.positions)
-    items = document_items(documents, task.tokenizer, task.traits.end, length)
+    pieces = document_pieces(documents, task.tokenizer, task.traits.end, length)
+    logger.info("%d documents are continued first, in %d sequences", len(documents), len(pieces))
     loop = config.loop.model_copy(
         update={
             "epochs": config.pretrain.epochs,
@@ -234,7 +237,7 @@ def _pretrain(
     with run.timed("pretraining"):
         fit(
             task.load,
-            Mixture([Source(len(items), lambda number, _: items[number])], config.seed),
+            Mixture([Source(len(pieces), lambda number, _: pieces[number].item)], config.seed),
             run / "pretrain",
             loop=loop,
             made_from={**made, "data": sha256_texts(documents.values())},

@@ -1,6 +1,8 @@
 """From documents to what a decoder learns before it is asked: to continue them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
@@ -17,25 +19,37 @@ def whole_documents(corpus: Mapping[str, Passage]) -> dict[str, str]:
     return {key: _joined(passages) for key, passages in parts.items()}
 
 
-def document_items(
-    documents: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, end: int, max_length: int
-) -> list[Continued]:
-    """Return documents as sequences of at most `max_length` tokens, an end after each document.
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a document in tokens, four bytes each."""
 
-    A sequence holds text of one document only, so that nothing is learned across their bounds.
+    key: str
+    ids: "array[int]"
+
+    @property
+    def item(self) -> Continued:
+        """What is learned from it: every token but the first."""
+        return Continued(self.key, tuple(self.ids), tuple(enumerate(self.ids[1:])))
+
+
+def document_pieces(
+    documents: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, end: int, max_length: int
+) -> list[Piece]:
+    """Return documents in pieces of at most `max_length` tokens, an end after each document.
+
+    A piece holds text of one document only, so that nothing is learned across their bounds.
 
     Raises:
         DataError: there is no text.
     """
-    items = []
+    pieces = []
     for key, text in documents.items():
-        # which would warn of a length that no sequence gets
         ids = [*tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], end]
-        for n, piece in enumerate(_pieces(ids, max_length)):
-            items.append(Continued(f"{key}#{n}", piece, _all_but_first(piece)))
-    if not items:
+        parts = enumerate(_parts(ids, max_length))
+        pieces += [Piece(f"{key}#{n}", array("i", part)) for n, part in parts]
+    if not pieces:
         raise DataError("pretrain: no text to continue")
-    return items
+    return pieces
 
 
 def _joined(passages: Sequence[Passage]) -> str:
@@ -49,11 +63,7 @@ def _joined(passages: Sequence[Passage]) -> str:
     return "\n\n".join(lines)
 
 
-def _pieces(ids: Sequence[int], length: int) -> Iterable[tuple[int, ...]]:
-    """Yield sequences that follow one another; a last one of a single token is left out."""
-    for start in range(0, max(len(ids) - 1, 0), length - 1):
-        yield tuple(ids[start : start + length])
-
-
-def _all_but_first(ids: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    return tuple(enumerate(ids[1:]))
+def _parts(ids: Sequence[int], length: int) -> Iterator[Sequence[int]]:
+    """Yield what follows one another, a token of overlap: a last one of a single token never."""
+    for start in range(0, len(ids) - 1, length - 1):
+        yield ids[start : start + length]

@@ -156,7 +156,8 @@ def test_in_use_prompts_have_the_room_and_answers_the_ends_of_training(
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     given = {
-        **values, "method": method, "model": str(folder), "prompt": PROMPT, "max_length": None,
+        **values, "method": method, "model": str(folder), "max_length": None,
+        "prompt": {"refusal": PROMPT["refusal"]} if method == "fid" else PROMPT,
         "passages": {} if method == "sft" else {"k": 2, "retriever": {"type": "bm25"}},
         "selection": {"metric": "loss", "samples": 0},
     }  # fmt: skip

@@ -11,7 +11,7 @@ from ragkit.data.schema import Turn
 from ragkit.errors import DataError, ModelError
 from ragkit.rag.prompting import Prompter
 from ragkit.training.conversations import chat_items
-from ragkit.training.documents import document_items, whole_documents
+from ragkit.training.documents import document_pieces, whole_documents
 
 CHATML = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}{% endfor %}"
@@ -138,7 +138,7 @@ def test_a_question_that_trails_off_is_not_learned(tiny_decoder: Path) -> None:
 def test_documents_are_continued_each_on_its_own(tiny_decoder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_decoder)
     texts = {"one": "the pump starts", "two": "a valve"}
-    items = document_items(texts, tokenizer, 2, 100)
+    items = [p.item for p in document_pieces(texts, tokenizer, 2, 100)]
     for item, text in zip(items, texts.values(), strict=True):
         assert tokenizer.decode(item.ids) == text + "</s>"
         assert item.targets == tuple(enumerate(item.ids[1:]))
@@ -149,11 +149,11 @@ def test_the_pieces_of_a_document_lose_no_target(tiny_decoder: Path) -> None:
     text = "the pump starts after ten minutes and stops"
     whole = (*tokenizer(text, add_special_tokens=False)["input_ids"], 2)
     for length in range(3, len(whole) + 2):
-        items = document_items({"one": text}, tokenizer, 2, length)
+        items = [p.item for p in document_pieces({"one": text}, tokenizer, 2, length)]
         assert [t for item in items for _, t in item.targets] == list(whole[1:])
         assert all(len(item.ids) <= length for item in items)
     with pytest.raises(DataError, match="no text to continue"):
-        document_items({}, tokenizer, 2, 10)
+        document_pieces({}, tokenizer, 2, 10)
 
 
 def test_a_documents_passages_are_one_text_again() -> None:
