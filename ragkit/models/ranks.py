@@ -89,11 +89,6 @@ def decided(decide: Callable[[], T]) -> T:
     return box[0]  # type: ignore[return-value]
 
 
-def number() -> int:
-    """Return this process's rank, from 0."""
-    return int(os.environ["RANK"]) if count() > 1 else 0
-
-
 def collected(mine: list[T]) -> list[T]:
     """Return the lists of all processes, one after the other, in every process."""
     if count() == 1:

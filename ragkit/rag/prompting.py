@@ -39,11 +39,6 @@ class Prompt:
     cut: int = 0
     turns_cut: int = 0
 
-    @property
-    def tokens(self) -> int:
-        """How many tokens are read."""
-        return sum(map(len, self.texts))
-
 
 @dataclass(frozen=True)
 class Prompter:

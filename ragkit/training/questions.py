@@ -26,21 +26,21 @@ class Questions:
     def item(self, number: int, epoch: int) -> Item:
         """Return what is learned from an example in an epoch."""
         example = self.examples[number]
-        passages = self.given.training(example, epoch)
-        prompt = self.prompter.write(example, passages)
-        assert prompt is not None, "checked by `usable`"
-        answer = reference(example, passages[: prompt.shown], self.prompter)
-        return Item(example.id, prompt.texts, self.prompter.answer(example, answer))
+        found = self._written(example, self.given.training(example, epoch))
+        assert found is not None, "checked by `usable`"
+        return found
 
     def dev_item(self, number: int) -> Item | None:
         """Return the same with the passages of an evaluation; None where it has no room."""
         example = self.examples[number]
-        passages = self.given.evaluation(example)
+        return self._written(example, self.given.evaluation(example))
+
+    def _written(self, example: Example, passages: Sequence[Passage]) -> Item | None:
         prompt = self.prompter.write(example, passages)
         if prompt is None:
             return None
-        answer = reference(example, passages[: prompt.shown], self.prompter)
-        return Item(example.id, prompt.texts, self.prompter.answer(example, answer))
+        said = reference(example, passages[: prompt.shown], self.prompter)
+        return Item(example.id, prompt.texts, self.prompter.answer(example, said))
 
 
 def reference(example: Example, passages: Sequence[Passage], prompter: Prompter) -> str:

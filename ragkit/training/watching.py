@@ -17,6 +17,7 @@ from ragkit.errors import DataError
 from ragkit.evaluation.answers import exact_match, rouge, token_f1
 from ragkit.log import logger
 from ragkit.models import ranks
+from ragkit.training.distributed import rank, world_size
 from ragkit.training.fitting import Model, Objective
 
 Answering = Callable[[Model, Sequence[Example]], Sequence[tuple[str, bool]]]
@@ -65,14 +66,14 @@ class Dev:
         asked = self.examples
         if self.watching.metric == "loss":
             asked = asked[: self.watching.samples]
-        mine = list(asked)[ranks.number() :: ranks.count()]
+        mine = list(asked)[rank() :: world_size()]
         answers = ranks.collected(list(zip(mine, self.answer(model, mine), strict=True)))
         self._show(dict((e.id, text) for e, (text, _) in answers), step)
         return scores if self.watching.metric == "loss" else scores | answer_scores(answers)
 
     def _show(self, answers: Mapping[str, str], step: int) -> None:
         """Add what the model says at this step to samples.jsonl, and log it."""
-        if not self.watching.samples or ranks.number():
+        if not self.watching.samples or rank():
             return
         file = self.folder / "samples.jsonl"
         earlier = [r for r in read_jsonl(file) if r["step"] < step] if file.exists() else []
@@ -118,12 +119,12 @@ def dev_loss(model: Model, objective: Objective, items: Sequence[Any], batch_siz
     Every process does as many batches, so that a model in shards is whole in each; the last are
     repeated where they do not come out even, and not counted twice.
     """
-    size, rank = ranks.count(), ranks.number()
+    size, mine = world_size(), rank()
     starts = range(0, len(items), batch_size)
     device = next(model.parameters()).device
     sums = torch.zeros(2, dtype=torch.float64)
     for turn in range(-(-len(starts) // size)):
-        number = turn * size + rank
+        number = turn * size + mine
         start = starts[min(number, len(starts) - 1)]
         batch = objective.collate(list(items[start : start + batch_size]))
         moved = {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
