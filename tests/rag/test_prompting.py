@@ -120,7 +120,7 @@ def test_what_is_asked_and_answered_is_what_the_template_writes(name: str) -> No
     made = prompter(template)
     prompt = made.write(ASKED, PASSAGES)
     assert prompt is not None
-    assert (prompt.cut, prompt.turns_cut, prompt.tokens) == (0, 0, len(prompt.texts[0]))
+    assert (prompt.cut, prompt.turns_cut, len(prompt.texts[0])) == (0, 0, len(prompt.texts[0]))
     assert text(prompt.texts[0]) == asked
     assert prompt.texts[0].count(START) == asked.count("<s>")  # not one more of the tokenizer's
     assert text(made.answer(ASKED, "Ben.")) == answered
@@ -233,21 +233,21 @@ def test_passages_lose_their_ends_the_longest_first_and_nothing_else_does(name: 
     whole = prompter(TEMPLATES[name][0]).write(ALONE, LONG)
     assert whole is not None
     for excess, left in ((1, 99), (30, 70), (80, 20), (82, 19)):
-        room = whole.tokens - excess
+        room = len(whole.texts[0]) - excess
         found = prompter(TEMPLATES[name][0], max_length=room + 20).write(ALONE, LONG)
         assert found is not None
         first, second = ("abcdefghij" * 10)[:left], ("klmno" * 4)[: max(left, 19)]
         expected = text(whole.texts[0]).replace("abcdefghij" * 10, first)
         expected = expected.replace("klmno" * 4, second if left < 20 else "klmno" * 4)
         assert text(found.texts[0]) == expected
-        assert found.tokens <= room
+        assert len(found.texts[0]) <= room
         assert found.cut == (1 if left >= 20 else 2)
 
 
 def test_passages_without_room_are_left_out_whole() -> None:
     least = prompter().write(ALONE, [])
     assert least is not None
-    found = prompter(max_length=least.tokens + 25).write(ALONE, LONG)
+    found = prompter(max_length=len(least.texts[0]) + 25).write(ALONE, LONG)
     assert found is not None
     assert (found.texts, found.cut) == (least.texts, 2)
 
@@ -256,7 +256,7 @@ def test_many_short_passages_lose_the_last_of_them_not_all() -> None:
     many = [Passage(str(n), letter * 6) for n, letter in enumerate("abcdefghij")]
     whole = prompter().write(ALONE, many)
     assert whole is not None and whole.shown == 10
-    found = prompter(max_length=whole.tokens + 19).write(ALONE, many)  # one token too few
+    found = prompter(max_length=len(whole.texts[0]) + 19).write(ALONE, many)  # one token too few
     assert found is not None
     assert (found.shown, found.cut) == (9, 1)
     assert "[9] iiiiii\n\nQuestion" in text(found.texts[0])
@@ -266,18 +266,18 @@ def test_of_many_long_passages_the_first_are_read_in_part() -> None:
     many = [Passage(str(n), letter * 50) for n, letter in enumerate("abcdefghij")]
     bare = prompter().write(ALONE, [])
     assert bare is not None
-    found = prompter(max_length=bare.tokens + 60 + 20).write(ALONE, many)
+    found = prompter(max_length=len(bare.texts[0]) + 60 + 20).write(ALONE, many)
     assert found is not None
     assert 3 <= found.shown < 10 and found.cut == 10
-    assert found.tokens <= bare.tokens + 60
+    assert len(found.texts[0]) <= len(bare.texts[0]) + 60
     assert "[1] aaaaaaaa" in text(found.texts[0])
 
 
 def test_a_question_without_room_has_no_prompt() -> None:
     least = prompter().write(ALONE, [])
     assert least is not None
-    assert prompter(max_length=least.tokens + 20).write(ALONE, LONG) is not None
-    assert prompter(max_length=least.tokens + 19).write(ALONE, LONG) is None
+    assert prompter(max_length=len(least.texts[0]) + 20).write(ALONE, LONG) is not None
+    assert prompter(max_length=len(least.texts[0]) + 19).write(ALONE, LONG) is None
 
 
 def test_the_oldest_turns_go_first_until_half_the_room_is_for_passages() -> None:
@@ -285,14 +285,14 @@ def test_the_oldest_turns_go_first_until_half_the_room_is_for_passages() -> None
     talk = Example("q", "Why?", history=turns)
     bare = prompter().write(ALONE, [])
     assert bare is not None
-    room = 2 * (bare.tokens + 50 + len("\n\n") + 50 + len("Answer: " + "\n\n"))
+    room = 2 * (len(bare.texts[0]) + 50 + len("\n\n") + 50 + len("Answer: " + "\n\n"))
     found = prompter(max_length=room + 20).write(talk, [Passage("a", "a" * 900)])
     assert found is not None
     said = text(found.texts[0])
     assert found.turns_cut == 4
     assert ("y" * 50 in said, "z" * 50 in said) == (False, True)
     assert found.cut == 1
-    assert found.tokens == room
+    assert len(found.texts[0]) == room
     less = prompter(max_length=room + 18).write(talk, [Passage("a", "a" * 900)])
     assert less is not None
     assert less.turns_cut == 6  # no template takes a conversation that begins with an answer
