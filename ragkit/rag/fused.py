@@ -11,9 +11,9 @@ from ragkit.data.schema import Example, Passage
 from ragkit.errors import ModelError
 from ragkit.log import logger
 from ragkit.models.cards import CARD, Card, read_card
-from ragkit.models.fid import FusedGenerator
-from ragkit.models.generator import Generated
-from ragkit.models.pretrained import traits
+from ragkit.models.fid import generate_fused
+from ragkit.models.fused import encoder_of
+from ragkit.models.generator import Generated, Generator
 from ragkit.models.resolve import resolve_model
 from ragkit.rag.answerers import Answer
 from ragkit.rag.generated import USUAL_ANSWER, answer_of
@@ -34,9 +34,9 @@ class FidAnswers:
         card = _card(config.model)
         most = card.longest(config.max_new_tokens, USUAL_ANSWER)
         config = config.model_copy(update={"max_new_tokens": most})
-        self.generator = FusedGenerator.load(config)
-        tokenizer = self.generator.tokenizer
-        its = traits(self.generator.model, tokenizer)
+        self.generator = Generator.load(config)
+        encoder_of(self.generator.model)  # refuses a model without one
+        tokenizer, its = self.generator.tokenizer, self.generator.traits
         told = Prompting(**card.prompt)
         self.prompter = Prompter.of(
             tokenizer, its, card.max_length or its.limit, most,
@@ -56,7 +56,8 @@ class FidAnswers:
     ) -> list[Answer]:
         start = time.perf_counter()
         prompts = [self._prompt(e, found) for e, found in zip(examples, passages, strict=True)]
-        outputs = iter(self.generator.generate([p.texts for p in prompts if p is not None]))
+        texts = [p.texts for p in prompts if p is not None]
+        outputs = iter(generate_fused(self.generator, texts))
         generated = [None if prompt is None else next(outputs) for prompt in prompts]
         latency_ms = (time.perf_counter() - start) * 1000 / len(examples)
         return [

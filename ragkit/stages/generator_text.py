@@ -20,7 +20,7 @@ from ragkit.log import logger
 from ragkit.models import packing
 from ragkit.models.adapters import continue_adapters, merged, with_adapters
 from ragkit.models.devices import pick_device, use_bf16
-from ragkit.models.fid import FusedGenerator
+from ragkit.models.fid import generate_fused
 from ragkit.models.fused import encoder_of
 from ragkit.models.generator import Generated, Generator
 from ragkit.models.pretrained import (
@@ -161,11 +161,10 @@ class TextTask:
             max_new_tokens=config.longest_answer,
             batch_size=2 * config.loop.batch,
         )
+        generator = Generator(model, self.tokenizer, settings)
         if not self.traits.decoder:
-            fused = FusedGenerator(model, self.tokenizer, settings)
-            return fused.generate([p.texts for p in prompts])
+            return generate_fused(generator, [p.texts for p in prompts])
         with packing.attending(model, "sdpa"):
-            generator = Generator(model, self.tokenizer, settings)
             found = dict(generator.generate_ids([p.texts[0] for p in prompts]))
         return [found[i] for i in range(len(prompts))]
 

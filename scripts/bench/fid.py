@@ -35,7 +35,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ragkit.config.blocks import LocalModel
 from ragkit.models import products
-from ragkit.models.fid import FusedGenerator
+from ragkit.models.fid import generate_fused
+from ragkit.models.generator import Generator
 from ragkit.models.resolve import embedded_encoder
 from ragkit.training.items import Item
 from ragkit.training.seq2seq import Seq2SeqObjective, seq2seq
@@ -236,7 +237,7 @@ def alike(
 def answer(batches: list[list[Item]], tokenizer: Any, given: argparse.Namespace) -> bool:
     """Compare the generated tokens of both sides, then the time."""
     model = build(tokenizer, given).eval()
-    generator = FusedGenerator(
+    generator = Generator(
         model, tokenizer,
         LocalModel(model=str(embedded_encoder()), max_new_tokens=ANSWER, batch_size=given.examples),
     )  # fmt: skip
@@ -244,7 +245,7 @@ def answer(batches: list[list[Item]], tokenizer: Any, given: argparse.Namespace)
 
     def packed(number: int) -> list[str]:
         prompts = [item.texts for item in batches[number % len(batches)]]
-        return [output.text for output in generator.generate(prompts)]
+        return [output.text for output in generate_fused(generator, prompts)]
 
     def padded(number: int) -> list[str]:
         batch = batches[number % len(batches)]

@@ -12,6 +12,7 @@ from ragkit.data.schema import Example, Passage
 from ragkit.errors import ModelError
 from ragkit.models.cards import Card, write_card
 from ragkit.models.generator import Generated
+from ragkit.rag import fused
 from ragkit.rag.fused import FidAnswers
 from ragkit.rag.prompts import pair_text
 
@@ -45,15 +46,15 @@ def questions(count: int) -> list[Example]:
     return [Example(f"q{i}", f"how many volts {i}") for i in range(count)]
 
 
-def say(answers: FidAnswers, monkeypatch: pytest.MonkeyPatch, texts: list[str]) -> list[Any]:
+def say(monkeypatch: pytest.MonkeyPatch, texts: list[str]) -> list[Any]:
     """Make the generator say texts, and return what it was asked."""
     asked: list[Any] = []
 
-    def generate(prompts: Any) -> list[Generated]:
+    def generate(_: Any, prompts: Any) -> list[Generated]:
         asked.extend(prompts)
         return [Generated(text, (5, 3), 7) for text in texts]
 
-    monkeypatch.setattr(answers.generator, "generate", generate)
+    monkeypatch.setattr(fused, "generate_fused", generate)
     return asked
 
 
@@ -61,7 +62,7 @@ def test_each_passage_is_read_with_the_question_as_in_training(
     trained: Callable[..., FidAnswers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = trained(Card("fid", max_length=60))
-    asked = say(answers, monkeypatch, ["12 volts", "green"])
+    asked = say(monkeypatch, ["12 volts", "green"])
     one, two = questions(2)
     found = dict(answers.answer([one, two], [[A, B], []]))
     tokenizer = answers.generator.tokenizer
@@ -78,7 +79,7 @@ def test_a_model_s_own_refusal_is_an_abstention(
 ) -> None:
     prompt = Prompting(refusal="No idea.").model_dump()
     answers = trained(Card("fid", prompt=prompt, max_length=60))
-    say(answers, monkeypatch, ["No idea", "I cannot answer this from the documents."])
+    say(monkeypatch, ["No idea", "I cannot answer this from the documents."])
     found = dict(answers.answer(questions(2), [[A], [B]]))
     assert (found[0].abstained, found[1].abstained) == (True, False)
 
@@ -91,7 +92,7 @@ def test_citations_are_taken_out_where_the_model_learned_them(
     trained: Callable[..., FidAnswers], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     answers = trained(Card("fid", cite=cite, max_length=60))
-    say(answers, monkeypatch, ["12 volts [2] [1]"])
+    say(monkeypatch, ["12 volts [2] [1]"])
     ((_, found),) = answers.answer(questions(1), [[A, B]])
     assert (found.text, found.passage_ids) == (text, ids)
 

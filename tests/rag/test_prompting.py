@@ -120,7 +120,7 @@ def test_what_is_asked_and_answered_is_what_the_template_writes(name: str) -> No
     made = prompter(template)
     prompt = made.write(ASKED, PASSAGES)
     assert prompt is not None
-    assert (prompt.cut, prompt.turns_cut, len(prompt.texts[0])) == (0, 0, len(prompt.texts[0]))
+    assert (len(prompt.texts), prompt.cut, prompt.turns_cut) == (1, 0, 0)
     assert text(prompt.texts[0]) == asked
     assert prompt.texts[0].count(START) == asked.count("<s>")  # not one more of the tokenizer's
     assert text(made.answer(ASKED, "Ben.")) == answered
