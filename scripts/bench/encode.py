@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from prose import alternate, kinds, model_flops, peak_tflops, ratios, verdict
+from prose import alternate, kinds, model_flops, parsed, parser_for, peak_tflops, ratios, verdict
 from sentence_transformers import SentenceTransformer
 from transformers import BertConfig, BertModel
 
@@ -35,19 +35,12 @@ MOST_DIFFERENT, LEAST_COSINE = 1e-5, 0.9999
 
 def main() -> None:
     """Compare on natural lengths and on even chunks."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser = parser_for(__doc__, 9)
     parser.add_argument("--few", type=int, default=32, help="chunks a round; texts: four times")
     parser.add_argument("--texts", type=Path, help="JSONL with a `text` in each line")
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--peak-tflops", type=float, help="of the card, dense bf16")
-    parser.add_argument(
-        "--processor", action="store_true", help="processor time of one thread: for a busy machine"
-    )
-    given = parser.parse_args()
-    if given.processor:
-        torch.set_num_threads(1)
+    given = parsed(parser)
     logging.disable(logging.WARNING)
     device = torch.device(given.device)
     passed = []

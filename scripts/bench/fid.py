@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from prose import alternate, natural, ratios, verdict
+from prose import alternate, natural, parsed, parser_for, ratios, verdict
 from torch import nn
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
@@ -55,8 +55,6 @@ Run = Callable[[int], Any]
 def main() -> None:
     """Compare losses, answers, time and memory, and judge."""
     given = options()
-    if given.processor:
-        torch.set_num_threads(1)
     if given.side:
         measured(given)
         return
@@ -76,18 +74,13 @@ def main() -> None:
 
 def options() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser = parser_for(__doc__, 7)
     parser.add_argument("--examples", type=int, default=4, help="questions a batch")
     parser.add_argument("--passages", type=int, default=10, help="of a question")
     parser.add_argument("--layers", type=int, default=6, help="of the encoder and of the decoder")
     parser.add_argument("--texts", type=Path, help="JSONL with a `text` in each line")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument(
-        "--processor", action="store_true", help="processor time of one thread: for a busy machine"
-    )
     parser.add_argument("--side", choices=[*SIDES, "nothing"], help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parsed(parser)
 
 
 def texts_of(given: argparse.Namespace) -> tuple[Any, list[list[Item]]]:

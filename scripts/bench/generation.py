@@ -16,7 +16,7 @@ import statistics
 import sys
 
 import torch
-from prose import alternate, ratios, verdict
+from prose import alternate, parsed, parser_for, ratios, verdict
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -32,21 +32,14 @@ Prompts = list[list[int]]
 
 def main() -> None:
     """Compare the tokens, then the times."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = parser_for(__doc__, 5)
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
-    parser.add_argument(
-        "--processor", action="store_true", help="processor time of one thread: for a busy machine"
-    )
-    given = parser.parse_args()
-    if given.processor:
-        torch.set_num_threads(1)
+    given = parsed(parser)
     generator, prompts = build(given), uneven(given.prompts)
     expected, answers = plain(generator, prompts), ours(generator, prompts)
     lengths = sorted(map(len, expected))

@@ -4,6 +4,7 @@ The texts are paragraphs of the Python documentation that comes with Python, 5 t
 (half of them under 27), or the `text` of each line of a JSONL file.
 """
 
+import argparse
 import json
 import random
 import statistics
@@ -20,6 +21,25 @@ PEAK_TFLOPS = {
     "H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "A10G": 70.0,
     "A10": 125.0, "RTX 4090": 165.0, "RTX 3090": 71.0, "V100": 125.0, "T4": 65.0,
 }  # fmt: skip
+
+
+def parser_for(page: str | None, rounds: int) -> argparse.ArgumentParser:
+    """Return a parser with the options that benchmarks of models have."""
+    parser = argparse.ArgumentParser(description=(page or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument(
+        "--processor", action="store_true", help="processor time of one thread: for a busy machine"
+    )
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return the options given, and keep to one thread where its processor time is measured."""
+    given = parser.parse_args()
+    if given.processor:
+        torch.set_num_threads(1)
+    return given
 
 
 def natural(path: Path | None = None) -> list[str]:

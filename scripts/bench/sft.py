@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, disable_progress_bars
-from prose import alternate, model_flops, natural, peak_tflops, ratios, verdict
+from prose import alternate, model_flops, natural, parsed, parser_for, peak_tflops, ratios, verdict
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -43,21 +43,14 @@ Step = Callable[[int], object]
 
 def main() -> None:
     """Compare losses and gradients, then the times."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser = parser_for(__doc__, 9)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--texts", type=Path, help="JSONL with a `text` in each line")
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
-    parser.add_argument("--peak", type=float, help="TFLOPS of the card in dense bf16")
-    parser.add_argument(
-        "--processor", action="store_true", help="processor time of one thread: for a busy machine"
-    )
-    given = parser.parse_args()
-    if given.processor:
-        torch.set_num_threads(1)
+    parser.add_argument("--peak-tflops", type=float, help="of the card, dense bf16")
+    given = parsed(parser)
     logging.disable(logging.WARNING)
     disable_progress_bars()
     texts = natural(given.texts)
@@ -88,7 +81,7 @@ def main() -> None:
         middle = statistics.median(times)
         tokens = sum(sizes) / len(batches)
         print(f"{name}: {middle:.3f} s a step, {tokens / middle:,.0f} tokens/s")
-        if given.device == "cuda" and (peak := peak_tflops(given.peak)):
+        if given.device == "cuda" and (peak := peak_tflops(given.peak_tflops)):
             flops = 3 * sum(model_flops(model, lengths_of(b)) for b in batches) / len(batches)
             print(f"{name}: {flops / middle / 1e12 / peak:.1%} of the card's peak")
     median, text = ratios(seconds, "TRL", "ragkit")

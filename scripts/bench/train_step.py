@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from prose import alternate, kinds, ratios, verdict
+from prose import alternate, kinds, parsed, parser_for, ratios, verdict
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
@@ -56,18 +56,11 @@ Step = Callable[[int], object]
 
 def main() -> None:
     """Compare on natural lengths and on even chunks."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser = parser_for(__doc__, 9)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--texts", type=Path, help="JSONL with a `text` in each line")
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument(
-        "--processor", action="store_true", help="processor time of one thread: for a busy machine"
-    )
-    given = parser.parse_args()
-    if given.processor:
-        torch.set_num_threads(1)
+    given = parsed(parser)
     logging.disable(logging.WARNING)
     passed = []
     for kind, texts in kinds(given.texts, 4 * given.batch_size).items():
