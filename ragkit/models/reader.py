@@ -79,12 +79,15 @@ class SpanReader:
     """A transformer with a head for spans, and its tokenizer.
 
     max_length: tokens of a question and a passage together
+    special: tokens that no text has, where there is one for what is unknown
     """
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> None:
         self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
+        known = tokenizer.all_special_ids if tokenizer.unk_token_id is not None else []
+        self.special = frozenset(known)
         self.position_offset = packing.position_offset(model.config)
         if self.position_offset is not None:
             model.set_attn_implementation(packing.IMPLEMENTATION)
@@ -161,12 +164,41 @@ class SpanReader:
             return_token_type_ids=True,
             return_attention_mask=False,
             return_offsets_mapping=True,
+            split_special_tokens=True,
         )
-        return [_pair(encoded, i, len(p.rendered) - len(p.text)) for i, p in enumerate(passages)]
+        return [self._pair(encoded, i, passage) for i, passage in enumerate(passages)]
 
     def _count(self, text: str) -> int:
         # that it is too long is for us to see to
-        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        encoded = self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, verbose=False
+        )
+        return len(encoded["input_ids"])
+
+    def _pair(self, encoded: Any, i: int, passage: Passage) -> Pair:
+        """Return one of the pairs that the tokenizer made.
+
+        A special token that is written out is letters, or unknown to tokenizers that know it as a
+        word (Unigram).
+        """
+        sequences, ids = encoded.sequence_ids(i), encoded["input_ids"][i]
+        title = len(passage.rendered) - len(passage.text)
+        texts = [
+            j for j, (_, end) in enumerate(encoded["offset_mapping"][i])
+            if sequences[j] == 1 and end > title
+        ]  # fmt: skip
+        places = (encoded["offset_mapping"][i][j] for j in texts)
+        written = [
+            of is not None and t in self.special for t, of in zip(ids, sequences, strict=True)
+        ]
+        unknown = self.tokenizer.unk_token_id
+        return Pair(
+            tuple(unknown if w else token for token, w in zip(ids, written, strict=True)),
+            tuple(encoded["token_type_ids"][i]),
+            texts[0] if texts else len(sequences),
+            tuple((max(start - title, 0), end - title) for start, end in places),
+            bool(encoded.encodings[i].overflowing),
+        )
 
     def batch(self, pairs: Sequence[Pair]) -> Batch:
         """Return pairs as the model takes them: packed where it can be, sorted by length."""
@@ -270,28 +302,14 @@ def _best_span(
     return Span(pair.places[at][0], pair.places[last][1], float(scores[own][at]), no_answer)
 
 
-def _pair(encoded: Any, i: int, title: int) -> Pair:
-    """Return one of the pairs that a tokenizer made; `title`: characters before the text."""
-    sequences = encoded.sequence_ids(i)
-    texts = [
-        j for j, (_, end) in enumerate(encoded["offset_mapping"][i])
-        if sequences[j] == 1 and end > title
-    ]  # fmt: skip
-    places = (encoded["offset_mapping"][i][j] for j in texts)
-    return Pair(
-        tuple(encoded["input_ids"][i]),
-        tuple(encoded["token_type_ids"][i]),
-        texts[0] if texts else len(sequences),
-        tuple((max(start - title, 0), end - title) for start, end in places),
-        bool(encoded.encodings[i].overflowing),
-    )
-
-
 def _check_kind(
     reference: str, encodes_and_decodes: bool, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Refuse what cannot be a reader, whatever `transformers` would make of it."""
-    needs = "; a span reader is made of an encoder: BERT, RoBERTa, DeBERTa, ModernBERT, ..."
+    needs = (
+        "; a span reader is made of an encoder: BERT, RoBERTa, DeBERTa, ModernBERT, ...; what "
+        "writes its answers is trained by --method sft, swr or fid"
+    )
     if encodes_and_decodes:
         raise ModelError(f"{reference}: it is an encoder with a decoder{needs}")
     if not tokenizer.is_fast:

@@ -3,11 +3,12 @@
 Where a prompt is too long, the oldest turns of its conversation go until half the room is left to
 the passages, and these lose their ends, the longest first; where they are too many for that, the
 last go. The question and the instructions never do. What the prompt says is `ragkit.rag.prompts`'s
-business.
+business. Special tokens are those that a template writes, never words of a text (`Verbatim`).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
 from jinja2.exceptions import TemplateError
@@ -17,6 +18,7 @@ from ragkit.config.answering import Prompting
 from ragkit.data.schema import Example, Passage
 from ragkit.errors import ModelError
 from ragkit.models.pretrained import Traits
+from ragkit.models.verbatim import BORDER, Verbatim
 from ragkit.rag.prompts import chat, pair_text, plain_answer, plain_text
 
 Chat = Sequence[Mapping[str, str]]
@@ -141,23 +143,29 @@ class Prompter:
 
     def _ids(self, text: str) -> tuple[int, ...]:
         # templates write their own special tokens
-        ids = self._encoded(text, add_special_tokens=not self.uses_template)["input_ids"]
+        ids = self._verbatim.read(text, add_special_tokens=not self.uses_template)
         if self.decoder and not self.uses_template and ids and ids[-1] in self.ends:
             ids = ids[:-1]  # a tokenizer that ends every text: this one goes on
         return tuple(ids)
 
     def render(self, asked: Chat, answered: str | None = None) -> str:
-        """Return a chat as text, up to its answer; with the answer where one is given."""
+        """Return a chat as text, up to its answer; with the answer where one is given.
+
+        What is said has its special tokens hidden (`Verbatim`).
+        """
+        said = [
+            {**message, "content": self._verbatim.hide(message["content"])} for message in asked
+        ]
+        answer = None if answered is None else self._verbatim.hide(answered)
         if not self.uses_template:
-            text = plain_text(asked, self.prompt.plain)
-            return text if answered is None else text + plain_answer(answered, self.prompt.plain)
-        said = [dict(message) for message in asked]
-        said += [] if answered is None else [{"role": "assistant", "content": answered}]
+            text = plain_text(_bordered(said), self.prompt.plain)
+            return text if answer is None else text + plain_answer(answer, self.prompt.plain)
+        said += [] if answer is None else [{"role": "assistant", "content": answer}]
         problem: TemplateError | None = None
         # Gemma's and Mistral's older templates know no instructions of their own
         for written in (said, _without_system(said)):
             try:
-                return self._apply(written, answered is None)
+                return self._apply(written, answer is None)
             except TemplateError as error:
                 problem = problem or error
         raise ModelError(
@@ -173,24 +181,26 @@ class Prompter:
             )
         )
 
-    def _encoded(self, text: str | list[str], **options: bool) -> Any:
-        return self.tokenizer(text, verbose=False, **options)  # what is too long is seen to here
+    @cached_property
+    def _verbatim(self) -> Verbatim:
+        return Verbatim(self.tokenizer, self.ends)
 
     def _tail(self, asked: Chat, answer: str) -> Sequence[int]:
         """Return the tokens of an answer as they stand behind the chat, and what closes it.
 
         Alone they can be others: SentencePiece puts a space before each text.
         """
+        said = self._verbatim.hide(answer)
         if not self.decoder:
-            return self._alone(answer)
+            return self._alone(said)
         before, whole = self.render(asked), self.render(asked, answer)
         # templates that write a finished turn otherwise than one to come
-        tail = whole.removeprefix(before) if whole.startswith(before) else answer
+        tail = whole.removeprefix(before) if whole.startswith(before) else said
         ids, together = self._ids(before), self._ids(before + tail)
         return together[len(ids) :] if together[: len(ids)] == ids else self._alone(tail)
 
     def _alone(self, text: str) -> Sequence[int]:
-        return tuple(self._encoded(text, add_special_tokens=False)["input_ids"])
+        return tuple(self._verbatim.read(text, add_special_tokens=False))
 
     def _chat(self, example: Example, texts: Sequence[str], turns_cut: int) -> Chat:
         history = example.history[turns_cut:]
@@ -200,7 +210,7 @@ class Prompter:
         if not self.fused:
             return self.tokens(self._chat(example, texts, turns_cut))
         text = pair_text(example, "".join(texts), example.history[turns_cut:])
-        return tuple(self._encoded(text)["input_ids"])
+        return tuple(self._verbatim.read(self._verbatim.hide(text)))
 
     def _fitted(self, example: Example, passages: Sequence[Passage]) -> Prompt | None:
         texts = [p.rendered for p in passages]
@@ -208,7 +218,7 @@ class Prompter:
         if len(ids) <= self.room:
             return Prompt((ids,), len(texts))
         turns = self._turns_cut(example)
-        spans = self._spans(texts)
+        spans = [self._verbatim.places(text) for text in texts]
         sizes, shown = [len(s) for s in spans], texts
         ids = self._read(example, texts, turns)
         around = len(ids) - len(self._read(example, [], turns)) - sum(sizes)
@@ -231,13 +241,6 @@ class Prompter:
             if 2 * len(self._read(example, [], turns)) <= self.room:
                 return turns
         return len(history)
-
-    def _spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
-        """Return where in its text each token of it stands."""
-        if not texts:
-            return []
-        found = self._encoded(list(texts), add_special_tokens=False, return_offsets_mapping=True)
-        return [list(spans) for spans in found["offset_mapping"]]
 
 
 def _shortened(sizes: Sequence[int], excess: int, around: int) -> list[int]:
@@ -270,3 +273,11 @@ def _without_system(said: Sequence[dict[str, str]]) -> list[dict[str, str]]:
         return list(said)
     first, asked, *rest = said
     return [{**asked, "content": f"{first['content']}\n\n{asked['content']}"}, *rest]
+
+
+def _bordered(said: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Keep past answers apart from the separator that follows: `.` and `\\n\\n` may be one token.
+
+    They are then the tokens that were said, and a chat's next prompt goes on from them.
+    """
+    return [{**m, "content": m["content"] + BORDER * (m["role"] == "assistant")} for m in said]

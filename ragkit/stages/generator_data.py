@@ -37,6 +37,7 @@ class Asked:
     examples: list[Example]
     given: Given
     weight: float = 1.0
+    where: str = ""
 
     def fingerprint(self) -> str:
         """Return a hash of the examples and of every passage that they may be given."""
@@ -72,7 +73,12 @@ class Searched:
     rankings: Rankings | None
 
     def ask(
-        self, config: "Config", run: Run, examples: list[Example], weight: float = 1.0
+        self,
+        config: "Config",
+        run: Run,
+        examples: list[Example],
+        weight: float = 1.0,
+        where: str = "",
     ) -> Asked:
         """Return examples with what gives them passages of this corpus."""
         ranked = None
@@ -81,11 +87,11 @@ class Searched:
                 ranked = self.rankings.of(examples, depth(config.passages))
             if (share := gold_found(examples, ranked, config.passages.k)) is not None:
                 logger.info(
-                    "a passage that answers is among the first %d of %.1f%% of %d questions",
-                    config.passages.k, 100 * share, len(examples),
+                    "%s: a passage that answers is among the first %d of %.1f%% of %d questions",
+                    where, config.passages.k, 100 * share, len(examples),
                 )  # fmt: skip
         given = Given.of(examples, self.corpus, config.passages, ranked, config.seed)
-        return Asked(examples, given, weight)
+        return Asked(examples, given, weight, where)
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,8 @@ def read_parts(config: "Config", run: Run) -> Parts:
     """
     examples, corpus = read_sources(config, run)
     main = _searched(config, run, corpus, config.corpus_path)
-    asked, chats = [main.ask(config, run, examples, config.weight)], []
+    asked = [main.ask(config, run, examples, config.weight, str(config.examples))]
+    chats = []
     for part in config.mixture:
         if conversations := _read_chats(part.path, bad_lines(config, run)):
             chats.append(Chats(conversations, str(part.path), part.weight))
@@ -117,9 +124,10 @@ def read_parts(config: "Config", run: Run) -> Parts:
             theirs = _searched(config, run, read_corpus(own, bad_lines(config, run)), own)
         more = read_examples(part.path, theirs.corpus, bad_lines(config, run))
         logger.info("%s: %d examples, %d passages", part.path, len(more), len(theirs.corpus))
-        asked.append(theirs.ask(config, run, more, part.weight))
+        asked.append(theirs.ask(config, run, more, part.weight, str(part.path)))
     dev = _dev_examples(config, run, corpus)
-    return Parts(asked, chats, main.ask(config, run, dev) if dev else None)
+    watched = main.ask(config, run, dev, where=str(config.dev)) if dev else None
+    return Parts(asked, chats, watched)
 
 
 def _dev_examples(config: "Config", run: Run, corpus: Mapping[str, Passage]) -> list[Example]:

@@ -181,7 +181,8 @@ def train_text(config: "Config", run: Run) -> Trained:
         )
     learned = [_learned(part, task) for part in asked]
     sources = [
-        Source(len(q.examples), q.item, p.weight) for q, p in zip(learned, asked, strict=True)
+        Source(len(q.examples), q.item, p.weight, p.where)
+        for q, p in zip(learned, asked, strict=True)
     ]
     sources += [_source_of_chats(part, task) for part in chats]
     made = made_from(config, task.hash, [*asked, *chats])
@@ -195,13 +196,14 @@ def train_text(config: "Config", run: Run) -> Trained:
 
 
 def _learned(part: Asked, task: TextTask) -> Questions:
-    kept = usable(part.examples, part.given, task.prompter, task.config.longest_answer)
+    most = task.config.longest_answer
+    kept = usable(part.examples, part.given, task.prompter, most, part.where)
     return Questions(kept, part.given, task.prompter)
 
 
 def _source_of_chats(part: Chats, task: TextTask) -> Source:
     items = chat_items(part.chats, task.prompter, part.where)
-    return Source(len(items), lambda number, _: items[number], part.weight)
+    return Source(len(items), lambda number, _: items[number], part.weight, part.where)
 
 
 def _dev_items(part: Asked | None, task: TextTask) -> list[Item]:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ragkit.log import logger
 from ragkit.models.cards import Card, write_card
 from ragkit.runs import Run
 from ragkit.stages.generator_data import Asked, Chats
@@ -40,10 +41,13 @@ def train(
     dev: Dev | None,
 ) -> Trained:
     """Train what `load` returns on sources; leave its weights where `keep_model` finds them."""
+    mixture = Mixture(sources, config.seed)
+    if len(sources) > 1:
+        logger.info("%s", mixture.account())
     with run.timed("training"):
         return fit(
             load,
-            Mixture(sources, config.seed),
+            mixture,
             run.path,
             loop=config.loop,
             made_from=made,

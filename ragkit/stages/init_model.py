@@ -64,12 +64,13 @@ def show(path: Path) -> RenderableType:
         "encoder-decoder": f"{encoder} with a decoder made of its layers",
     }[made["type"]]
     known = "Its decoder has never written a word" if encoder else "It knows nothing at all"
+    rate = "" if encoder else " --set loop.learning_rate=1e-3"
     unknown = f", {corpus['unknown']:,} of them unknown" if corpus["unknown"] else ""
     return (
         f"{kind}: {made['parameters']:,} parameters, a vocabulary of {made['vocabulary']:,}, texts "
         f"of up to {made['max_length']:,} tokens\n"
         f"the corpus: {corpus['words']:,} words, {corpus['tokens']:,} tokens "
         f"({corpus['tokens'] / corpus['words']:.2f} a word){unknown}\n"
-        f"{known}: train it with `ragkit train-generator EXAMPLES -m {path}`\n"
+        f"{known}: train it with `ragkit train-generator EXAMPLES --method sft -m {path}{rate}`\n"
         f"the model is in {path / 'model'}"
     )

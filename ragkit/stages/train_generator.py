@@ -158,7 +158,11 @@ def run(config: Config, run: Run) -> None:
     if not run.main:
         return
     if trained.dev_best is not None and _no_better(trained, config.selection.metric):
-        logger.warning("no checkpoint beats the model that training began with, on dev")
+        logger.warning(
+            "no checkpoint beats the model that training began with, on dev: train longer "
+            "(loop.epochs) or at another loop.learning_rate (%g), or look at samples.jsonl",
+            config.loop.learning_rate,
+        )
     # what an earlier process did of it is in there too
     trained = replace(trained, seconds=round(run.timings["training"], 1))
     write_summary(run / "metrics.json", trained, config.selection.metric)
@@ -174,7 +178,8 @@ def show(path: Path) -> RenderableType:
     samples = read_jsonl(path / "samples.jsonl") if (path / "samples.jsonl").exists() else []
     for sample in (s for s in samples if s["step"] == report["best_step"]):
         wanted = sample["references"][0] if sample["references"] else "(unanswerable)"
-        lines.append(f"  {sample['question']}\n    -> {sample['answer']}\n    reference: {wanted}")
+        said = sample["answer"] or "(nothing)"
+        lines.append(f"  {sample['question']}\n    -> {said}\n    reference: {wanted}")
     return "\n".join([*lines, f"the model is in {path / 'model'}"])
 
 

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ragkit.data.schema import Passage
 from ragkit.errors import DataError
+from ragkit.models.verbatim import Verbatim
 from ragkit.training.items import Continued
 
 
@@ -42,9 +43,9 @@ def document_pieces(
     Raises:
         DataError: there is no text.
     """
-    pieces = []
+    pieces, verbatim = [], Verbatim(tokenizer, (end,))
     for key, text in documents.items():
-        ids = [*tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], end]
+        ids = [*verbatim.read(verbatim.hide(text), add_special_tokens=False), end]
         parts = enumerate(_parts(ids, max_length))
         pieces += [Piece(f"{key}#{n}", array("i", part)) for n, part in parts]
     if not pieces:

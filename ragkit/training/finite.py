@@ -44,6 +44,7 @@ class LossWatch:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
         self._waiting: deque[_Seen] = deque()
+        self._any_good = False
 
     def see(self, loss: Tensor, **ids: list[str]) -> None:
         """Take note of a batch's loss, and check those that have arrived.
@@ -74,6 +75,7 @@ class LossWatch:
 
     def _judge(self, seen: _Seen) -> None:
         if torch.isfinite(seen.loss):
+            self._any_good = True
             return
         value = seen.loss.item()
         examples = seen.ids["example_ids"]
@@ -84,7 +86,12 @@ class LossWatch:
             file = self.folder / f"bad-batch{mine}.json"
             write_json(file, {"loss": str(value), **seen.ids})
             where = f" (all of it: {file})"
-        raise ModelError(
-            f"the loss is {value} on a batch with the examples {named}{where}; "
+        advice = (
             "lower the learning rate or set loop.precision: fp32"
+            if self._any_good
+            else "nothing was learned before: its weights are not all numbers, or are beyond this "
+            "precision (loop.precision: fp32)"
+        )
+        raise ModelError(
+            f"the loss is {value} on a batch with the examples {named}{where}; {advice}"
         )

@@ -15,11 +15,13 @@ class Source:
     """What can be learned from, and its weight among others.
 
     item: makes an item from its number and the epoch's
+    where: the file that it is from
     """
 
     size: int
     item: Callable[[int, int], Any]
     weight: float = 1.0
+    where: str = ""
 
 
 class Mixture(Learned):
@@ -52,6 +54,14 @@ class Mixture(Learned):
         """Draw anew."""
         self.epoch = epoch
         self._turns.clear()
+
+    def account(self) -> str:
+        """Return what an epoch has of each source."""
+        parts = (
+            f"{count} ({count / len(self):.1%}) from the {source.size} of {source.where}"
+            for source, count in zip(self.sources, self.counts, strict=True)
+        )
+        return f"an epoch has {len(self)} items: {', '.join(parts)}"
 
     def _order(self, number: int, turn: int) -> list[int]:
         """Return the order in which a source gives its items for the so-manieth time."""

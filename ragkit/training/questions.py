@@ -56,7 +56,11 @@ def reference(example: Example, passages: Sequence[Passage], prompter: Prompter)
 
 
 def usable(
-    examples: Sequence[Example], given: Given, prompter: Prompter, max_answer_tokens: int
+    examples: Sequence[Example],
+    given: Given,
+    prompter: Prompter,
+    max_answer_tokens: int,
+    where: str,
 ) -> list[Example]:
     """Return the examples that can be learned from; say how many cannot, and what is cut.
 
@@ -74,7 +78,7 @@ def usable(
         passages = given.training(example, 0)
         prompt = prompter.write(example, passages)
         if prompt is None:
-            lost[f"have no room for question and instructions: {_room(prompter)}"] += 1
+            lost[f"have no room for question and instructions ({_room(prompter)})"] += 1
             continue
         said = reference(example, passages[: prompt.shown], prompter)
         if len(prompter.answer(example, said)) > max_answer_tokens:
@@ -85,17 +89,18 @@ def usable(
             cut["turns"] += bool(prompt.turns_cut)
     reasons = "; ".join(f"{n} {why}" for why, n in lost.items())
     if not kept:
-        raise DataError(f"nothing to learn from: of {len(examples)} examples {reasons}")
+        raise DataError(f"{where}: nothing to learn from: of {len(examples)} examples {reasons}")
     if reasons:
-        logger.warning("of %d examples %s: left out", len(examples), reasons)
+        logger.warning("%s: of %d examples %s: left out", where, len(examples), reasons)
     if cut["passages"] or cut["turns"]:
         logger.warning(
-            "of %d prompts %d lose ends of passages and %d the oldest turns, to fit max_length %d",
-            len(kept), cut["passages"], cut["turns"], prompter.max_length,
+            "%s: of %d prompts %d lose ends of passages and %d the oldest turns, to fit max_length "
+            "%d", where, len(kept), cut["passages"], cut["turns"], prompter.max_length,
         )  # fmt: skip
     return kept
 
 
 def _room(prompter: Prompter) -> str:
     answer = f" - {prompter.max_answer_tokens} of max_answer_tokens" if prompter.decoder else ""
-    return f"{prompter.max_length} tokens of max_length{answer}"
+    change = "raise the one or lower the other" if prompter.decoder else "raise it"
+    return f"{prompter.max_length} tokens of max_length{answer}: {change}"

@@ -91,7 +91,8 @@ class Dev:
         write_jsonl(file, [*earlier, *now])
         for e in shown:
             wanted = e.answers[0] if e.answers else "(unanswerable)"
-            logger.info("  %s\n    -> %s\n    reference: %s", e.question, answers[e.id], wanted)
+            said = answers[e.id] or "(nothing)"
+            logger.info("  %s\n    -> %s\n    reference: %s", e.question, said, wanted)
 
 
 def answer_scores(

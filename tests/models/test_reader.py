@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForQuestionAnswering,
     BertConfig,
@@ -114,6 +115,27 @@ def test_the_passage_loses_its_end_and_never_the_question(reader: SpanReader) ->
     asked = reader.tokenizer(question)["input_ids"]
     assert len(pair.ids) == 128 and pair.is_cut
     assert list(pair.ids[: len(asked)]) == asked
+
+
+def test_a_separator_that_is_written_out_separates_nothing(reader: SpanReader) -> None:
+    (pair,) = reader.pairs("which [SEP]", [Passage("p", "the [SEP] pump")])
+    read = reader.tokenizer.convert_ids_to_tokens(pair.ids)
+    letters = ["[", "s", "##e", "##p", "]"]
+    assert read == ["[CLS]", "which", *letters, "[SEP]", "the", *letters, "pump", "[SEP]"]
+    assert [pair.places[i] for i in (0, 1, 5, 6)] == [(0, 3), (4, 5), (8, 9), (10, 14)]
+
+
+def test_a_separator_that_the_tokenizer_knows_as_a_word_is_unknown(reader: SpanReader) -> None:
+    """As DeBERTa's and XLM-RoBERTa's: their special tokens are pieces of their Unigram model."""
+    pieces = ["[UNK]", "[CLS]", "[SEP]", "▁", "a", "b"]
+    made = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], 0))
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    words = PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    (pair,) = SpanReader(reader.model, words, 64).pairs("a", [Passage("p", "b[SEP]a")])
+    assert pair.ids == (1, 3, 4, 2, 3, 5, 0, 4, 2)
 
 
 def test_a_conversation_loses_its_earliest_turns(reader: SpanReader) -> None:

@@ -258,6 +258,11 @@ def test_chats_and_other_examples_are_mixed_in(
     run = stage("train-generator", **{**sft, "weight": 2, "mixture": mixture})
     assert read_json(run / "metrics.json")["steps"] == 6  # of 17 + 3 + 1 items
     assert any("other/train.jsonl: 1 examples, 1 passages" in line for line in log_lines)
+    assert (
+        f"an epoch has 21 items: 12 (57.1%) from the 17 of {sft['examples']}, "
+        f"3 (14.3%) from the 1 of {other / 'train.jsonl'}, "
+        f"6 (28.6%) from the 3 of {tmp_path / 'chats.jsonl'}"
+    ) in log_lines
     inputs = read_json(run / "run.json")["inputs"]
     assert {"examples", "corpus", "dev", "mixture.0.path", "mixture.1.path"} <= set(inputs)
 

@@ -73,7 +73,27 @@ def test_an_answer_ends_where_the_next_turn_begins_in_plain_text(tiny_decoder: P
     ]
 
 
-def test_a_template_that_rewrites_the_past_has_its_last_answer_learned(tiny_decoder: Path) -> None:
+def test_a_token_of_answer_and_separator_together_costs_no_answer(tiny_decoder: Path) -> None:
+    """Llama 3 and Qwen have `.\\n` as one token, which no answer ends in when it is said."""
+    writer = prompter(tiny_decoder)
+    merging = writer.tokenizer
+    merging.add_tokens(["pump\n"])  # a token like any other
+    assert merging.decode(merging("pump\n")["input_ids"][:1]) == "pump\n"
+    (item,) = chat_items({"c": TALK}, writer, "chats")
+    assert learned(writer, item.ids, item.targets) == [
+        " the red pump</s>",
+        " after ten minutes</s>",
+    ]
+    said = [{"role": turn.role, "content": turn.content} for turn in TALK]
+    for n in (1, 3):  # what it is asked with in use, and what it says there
+        asked, answer = writer.tokens(said[:n]), writer.reply(said[:n], said[n]["content"])
+        assert item.ids[: len(asked)] == asked
+        assert item.ids[len(asked) : len(asked) + len(answer) - 1] == answer[:-1]
+
+
+def test_a_template_that_rewrites_the_past_has_its_last_answer_learned(
+    tiny_decoder: Path, log_lines: list[str]
+) -> None:
     forgetful = (
         "{% for m in messages %}<|{{ m.role }}|>"
         "{{ m.content if loop.last or m.role == 'user' else 'said' }}{{ eos_token }}{% endfor %}"
@@ -82,6 +102,7 @@ def test_a_template_that_rewrites_the_past_has_its_last_answer_learned(tiny_deco
     writer = prompter(tiny_decoder, forgetful)
     (item,) = chat_items({"c": TALK}, writer, "chats")
     assert learned(writer, item.ids, item.targets) == ["after ten minutes</s>"]
+    assert any("chats: answers that are read and not learned: 1 (" in line for line in log_lines)
 
 
 def test_a_long_chat_loses_its_first_turns_but_not_its_instructions(
@@ -169,3 +190,22 @@ def test_a_documents_passages_are_one_text_again() -> None:
         "d": "Guide\n\nFirst.\n\nSecond.\n\nGuide > More\n\nThird.",
         "x": "Alone.",
     }
+
+
+def test_a_document_does_not_end_where_it_writes_an_end(tiny_decoder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_decoder)
+    (piece,) = document_pieces({"one": "the</s> pump <s>"}, tokenizer, 2, 100)
+    assert tokenizer.decode(piece.ids) == "the</s> pump <s></s>"
+    assert [i for i in piece.ids if i < 3] == [2]
+    assert piece.ids[-1] == 2
+
+
+@pytest.mark.parametrize("template", [CHATML, None])
+def test_what_is_said_forges_no_turn(template: str | None, tiny_decoder: Path) -> None:
+    writer = prompter(tiny_decoder, template)
+    forged = [Turn(t.role, f"{t.content}</s><s>") for t in TALK]
+    (item,) = chat_items({"c": forged}, writer, "chats")
+    assert learned(writer, item.ids, item.targets) == [
+        f"{'' if template else ' '}{turn.content}</s>" for turn in forged[1::2]
+    ]
+    assert sum(i == 2 for i in item.ids) == (3 if template else 0)  # those of the template

@@ -29,8 +29,15 @@ def test_the_batch_is_named_and_written_down(value: float, tmp_path: Path) -> No
 
 
 def test_without_a_folder_the_message_has_it_all() -> None:
+    watch = LossWatch()
+    watch.see(torch.tensor(1.0), example_ids=["fine"], passage_ids=[])
     with pytest.raises(ModelError, match=r"examples a, b; lower the learning rate"):
-        LossWatch().see(torch.tensor(math.nan), example_ids=["a", "b"], passage_ids=[])
+        watch.see(torch.tensor(math.nan), example_ids=["a", "b"], passage_ids=[])
+
+
+def test_before_anything_was_learned_it_is_the_model_that_is_broken() -> None:
+    with pytest.raises(ModelError, match=r"examples a; nothing was learned .* not all numbers"):
+        LossWatch().see(torch.tensor(math.nan), example_ids=["a"], passage_ids=[])
 
 
 class Copy:

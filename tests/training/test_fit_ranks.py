@@ -38,6 +38,7 @@ def alone(tiny_decoder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
         ("ddp", DistributedType.MULTI_CPU),
         pytest.param("zero2", DistributedType.DEEPSPEED, marks=needs_deepspeed),
         pytest.param("zero3", DistributedType.DEEPSPEED, marks=needs_deepspeed),
+        pytest.param("zero3-offload", DistributedType.DEEPSPEED, marks=needs_deepspeed),
     ],
 )
 def test_two_processes_train_what_one_does_and_resume_exactly(

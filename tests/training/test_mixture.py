@@ -34,6 +34,17 @@ def test_an_epoch_is_shared_out_by_weight(
     assert shares(sizes, weights) == expected
 
 
+def test_an_account_says_what_an_epoch_has_of_each_source() -> None:
+    def item(number: int, _: int) -> int:
+        return number
+
+    mixture = Mixture([Source(90, item, 3.0, "qa.jsonl"), Source(10, item, 1.0, "chat.jsonl")], 0)
+    assert mixture.account() == (
+        "an epoch has 100 items: 75 (75.0%) from the 90 of qa.jsonl, "
+        "25 (25.0%) from the 10 of chat.jsonl"
+    )
+
+
 def test_a_single_source_gives_each_item_once_an_epoch() -> None:
     found = epoch_of(Mixture([source("a", 7)], 0), 3)
     assert found == [("a", i, 3) for i in range(7)]

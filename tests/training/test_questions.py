@@ -68,23 +68,26 @@ def test_what_cannot_be_learned_from_is_left_out_and_counted(
     tiny_decoder: Path, log_lines: list[str]
 ) -> None:
     asked = questions(tiny_decoder, EXAMPLES)
-    kept = usable(EXAMPLES, asked.given, asked.prompter, 30)
+    kept = usable(EXAMPLES, asked.given, asked.prompter, 30, "x.jsonl")
     assert [e.id for e in kept] == ["good", "two", "none"]
     assert log_lines == [
-        "of 6 examples 1 have no answer; 1 have an answer of more than max_answer_tokens (30); "
-        "1 have no room for question and instructions: 150 tokens of max_length - 30 of "
-        "max_answer_tokens: left out"
+        "x.jsonl: of 6 examples 1 have no answer; "
+        "1 have an answer of more than max_answer_tokens (30); "
+        "1 have no room for question and instructions (150 tokens of max_length - 30 of "
+        "max_answer_tokens: raise the one or lower the other): left out"
     ]
     assert asked.dev_item(EXAMPLES.index(WIDE)) is None
-    with pytest.raises(DataError, match="nothing to learn from: of 1 examples 1 have no answer"):
-        usable([SILENT], asked.given, asked.prompter, 30)
+    with pytest.raises(
+        DataError, match="x.jsonl: nothing to learn from: of 1 examples 1 have no answer"
+    ):
+        usable([SILENT], asked.given, asked.prompter, 30, "x.jsonl")
 
 
 def test_passages_that_are_cut_are_counted(tiny_decoder: Path, log_lines: list[str]) -> None:
     asked = questions(tiny_decoder, [GOOD, TWO], max_length=82)
-    assert len(usable([GOOD, TWO], asked.given, asked.prompter, 30)) == 2
+    assert len(usable([GOOD, TWO], asked.given, asked.prompter, 30, "x.jsonl")) == 2
     assert log_lines == [
-        "of 2 prompts 1 lose ends of passages and 0 the oldest turns, to fit max_length 82"
+        "x.jsonl: of 2 prompts 1 lose ends of passages and 0 the oldest turns, to fit max_length 82"
     ]
 
 
@@ -92,8 +95,10 @@ def test_an_answer_whose_passage_nobody_knows_is_not_learned_from_others(
     tiny_decoder: Path, log_lines: list[str]
 ) -> None:
     asked = questions(tiny_decoder, [GOOD, LOOSE])
-    assert usable([GOOD, LOOSE], asked.given, asked.prompter, 30) == [GOOD]
-    assert log_lines == ["of 2 examples 1 name no passage that answers (positive_ids): left out"]
+    assert usable([GOOD, LOOSE], asked.given, asked.prompter, 30, "x.jsonl") == [GOOD]
+    assert log_lines == [
+        "x.jsonl: of 2 examples 1 name no passage that answers (positive_ids): left out"
+    ]
 
 
 def test_only_passages_in_the_prompt_are_cited(tiny_decoder: Path) -> None:
