@@ -18,7 +18,7 @@ from ragkit.errors import ConfigError, RagkitError
 from ragkit.stages import STAGES, Stage
 
 if TYPE_CHECKING:
-    from ragkit.config.blocks import StageConfig
+    from ragkit.config.blocks import Block, StageConfig
     from ragkit.config.load import Source
 
 app = typer.Typer(
@@ -164,6 +164,53 @@ def run_pipeline(
     typer.echo(f"run directory: {path.parent}")
 
 
+@app.command("convert")
+def convert_checkpoint(
+    checkpoint: Annotated[str | None, typer.Argument(metavar="CHECKPOINT")] = None,
+    to: Annotated[str | None, typer.Option(help="to: the layout to write")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="the folder to write", metavar="FOLDER")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="dtype: fp32, bf16 or fp16")] = None,
+    max_shard_size: Annotated[
+        str | None, typer.Option(help="max_shard_size", metavar="SIZE")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="base", metavar="MODEL")] = None,
+    passages: Annotated[str | None, typer.Option(help="passages", metavar="MODEL")] = None,
+    rank: Annotated[str | None, typer.Option(help="rank", metavar="N")] = None,
+    inspect: Annotated[
+        bool, typer.Option("--inspect", help="show what it is and can become; write nothing")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace what is at the output")] = False,
+    no_check: Annotated[bool, typer.Option("--no-check", help="do not compare afterwards")] = False,
+    outputs: Annotated[
+        bool | None, typer.Option("--outputs/--no-outputs", help="run both sides and compare")
+    ] = None,
+    trust_checkpoint: Annotated[
+        bool, typer.Option("--trust-checkpoint", help="load what could run code")
+    ] = False,
+    config: ConfigFiles = [],  # noqa: B006
+    settings: Settings = [],  # noqa: B006
+) -> None:
+    """Bring a checkpoint into another layout, and prove that nothing was lost."""
+    from ragkit.config import load
+
+    values = {
+        "source": checkpoint, "to": to, "output": output, "dtype": dtype,
+        "max_shard_size": max_shard_size, "base": base, "passages": passages, "rank": rank,
+        "force": force or None, "check": False if no_check else None,
+        "outputs": outputs,
+        "trust_checkpoint": trust_checkpoint or None,
+    }  # fmt: skip
+    flags = {key: f"--{key.replace('_', '-')}" for key in values}
+    named = [load.option(k, v, flags[k]) for k, v in values.items() if v is not None]
+    sources = [*map(load.read_yaml, config), *named, *map(load.parse_set, settings)]
+    from ragkit.stages import convert as stage
+
+    wanted = load.build(stage.Config, load.merge(sources))
+    _print(stage.inspect(wanted) if inspect else stage.convert(wanted))
+
+
 @config_app.command("init")
 def config_init(command: Command) -> None:
     """Print a commented starter YAML for a command."""
@@ -267,13 +314,18 @@ def _build(stage: Stage, source: "Source") -> "StageConfig":
     return load.build(stage.load().Config, source)
 
 
-def _config_model(command: str) -> type["StageConfig"]:
+def _config_model(command: str) -> type["Block"]:
     if command == "run":
         from ragkit.stages import pipeline
 
         return pipeline.Config
+    if command == "convert":
+        from ragkit.stages import convert
+
+        return convert.Config
     if command not in STAGES:
-        raise ConfigError(f"no command {command!r}; there are {', '.join([*STAGES, 'run'])}")
+        names = ", ".join([*STAGES, "convert", "run"])
+        raise ConfigError(f"no command {command!r}; there are {names}")
     return STAGES[command].load().Config
 
 
@@ -290,7 +342,7 @@ def _dry_run(command: str, config: "StageConfig") -> None:
             typer.echo(f"# {line}")
 
 
-def _print_config(config: "StageConfig") -> None:
+def _print_config(config: "Block") -> None:
     import yaml
 
     plain = config.model_dump(mode="json", by_alias=True)

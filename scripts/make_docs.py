@@ -9,8 +9,10 @@ from pathlib import Path
 
 from ragkit.config.describe import option_table
 from ragkit.stages import STAGES
+from ragkit.stages.convert import Config as ConvertConfig
 from ragkit.stages.pipeline import Config as PipelineConfig
 
+_OTHERS = {"run": PipelineConfig, "convert": ConvertConfig}
 _TABLE = re.compile(r"(<!-- options: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -19,7 +21,7 @@ def rendered(text: str) -> str:
 
     def table(match: re.Match[str]) -> str:
         command = match[2]
-        model = PipelineConfig if command == "run" else STAGES[command].load().Config
+        model = _OTHERS[command] if command in _OTHERS else STAGES[command].load().Config
         return f"{match[1]}{option_table(model)}{match[3]}"
 
     return _TABLE.sub(table, text)
@@ -31,7 +33,7 @@ def main() -> None:
     pages = sorted(Path("docs").glob("*.md"))
     stale = [page for page in pages if rendered(page.read_text()) != page.read_text()]
     told = {m[2] for page in pages for m in _TABLE.finditer(page.read_text())}
-    if missing := {*STAGES, "run"} - told:
+    if missing := {*STAGES, *_OTHERS} - told:
         sys.exit(f"docs: no option table of {', '.join(sorted(missing))}")
     if check and stale:
         names = ", ".join(map(str, stale))

@@ -11,7 +11,7 @@ import ragkit
 ROOT = Path(ragkit.__file__).parent
 ROWS = (
     "cli", "stages", "runs", "serving", "qa", "training", "evaluation", "rag", "retrieval",
-    "models", "data", "config",
+    "checkpoints", "models", "data", "config",
 )  # fmt: skip
 ANYWHERE = ("errors", "log", "__init__")
 MODULES = sorted(ROOT.rglob("*.py"))

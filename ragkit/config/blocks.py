@@ -202,12 +202,9 @@ class DocumentSource(ReadingConfig):
     )
 
 
-class EncoderOptions(Block):
-    """How texts become vectors; unset values are read from the model's folder."""
+class Vectors(Block):
+    """What turns a transformer's states into vectors; unset values are read from the model."""
 
-    passage_model: ModelRef | None = Field(
-        None, description="an encoder for passages, where `model` is for questions; unset: the same"
-    )
     pooling: Literal["mean", "cls", "last"] | None = Field(
         None, description="unset: the model's own"
     )
@@ -217,6 +214,14 @@ class EncoderOptions(Block):
     query_prefix: str | None = Field(None, description="put before a question; unset: the model's")
     passage_prefix: str | None = Field(None, description="put before a passage; unset: the model's")
     max_length: int | None = Field(None, gt=2, description="tokens; unset: the model's own")
+
+
+class EncoderOptions(Vectors):
+    """How texts become vectors; unset values are read from the model's folder."""
+
+    passage_model: ModelRef | None = Field(
+        None, description="an encoder for passages, where `model` is for questions; unset: the same"
+    )
     append_eos: bool = Field(
         False, description="end every text with the end-of-sequence token, if it does not already"
     )

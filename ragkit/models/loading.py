@@ -26,13 +26,13 @@ from transformers import (
     T5EncoderModel,
 )
 
-from ragkit.config.blocks import EncoderOptions
+from ragkit.config.blocks import EncoderOptions, Vectors
 from ragkit.errors import MissingExtraError, ModelError
 from ragkit.models.layouts import DAMAGED, EncoderSettings, TowerLayout
 from ragkit.models.packing import is_causal
 
 REPORTS = "transformers.modeling_utils"  # logs tables of weights that are missing
-_NO_LIMIT = 1_000_000  # tokenizers without a limit say 1e30
+NO_LIMIT = 1_000_000  # tokenizers without a limit say 1e30
 
 
 def load_tower(
@@ -56,8 +56,8 @@ def load_tower(
         if layout.source.count("/") == 1 and not Path(layout.source).exists():
             reason += f" (and there is no folder {layout.source} here)"
         raise ModelError(f"{layout.source}: cannot be loaded: {reason}") from error
-    limits = positions(model), min(int(tokenizer.model_max_length), _NO_LIMIT)
-    settings = _settings(layout, config, limits, options)
+    limits = positions(model), min(int(tokenizer.model_max_length), NO_LIMIT)
+    settings = settings_of(layout, config, limits, options)
     if settings.lower_case:
         _lower_case(layout.source, tokenizer)
     if options.append_eos:
@@ -124,16 +124,18 @@ def four_bits() -> dict[str, Any]:
     return {"quantization_config": quantization, "device_map": {"": torch.cuda.current_device()}}
 
 
-def _settings(
+def settings_of(
     layout: TowerLayout,
     config: PretrainedConfig,
     limits: Sequence[int],
-    options: EncoderOptions,
+    options: Vectors,
 ) -> EncoderSettings:
     """Return what the options, else the folder, else the architecture say.
 
     config: the one in the folder
     limits: tokens that the model has positions for, and that the tokenizer knows of
+    Raises:
+        ModelError: options ask for more tokens than there are positions.
     """
     # where the folder says a length, it overrules the tokenizer, as in sentence-transformers
     values = {"max_length": min(limits), **(layout.said or _plain_settings(config))}
@@ -165,7 +167,7 @@ def positions(model: PreTrainedModel) -> int:
     In models of RoBERTa's kind the first positions of the table are those of padding.
     """
     count = int(getattr(model.config, "max_position_embeddings", 0) or 0)
-    count = count if count > 0 else _NO_LIMIT  # XLNet says -1
+    count = count if count > 0 else NO_LIMIT  # XLNet says -1
     table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
     return count if padding is None else count - int(padding) - 1
