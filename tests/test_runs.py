@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pytest
@@ -68,7 +69,7 @@ def changed(config: Config, **values: object) -> Config:
     return config.model_copy(update=values)
 
 
-def record(config: StageConfig) -> dict[str, object]:
+def record(config: StageConfig) -> dict[str, Any]:
     assert config.output is not None
     return dict(read_json(config.output / "run.json"))
 

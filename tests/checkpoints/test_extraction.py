@@ -38,8 +38,8 @@ MODELS: dict[str, tuple[Callable[[], PreTrainedModel], str, bool]] = {
              "c_attn.weight", True),
     "bert": (lambda: BertModel(BertConfig(**SMALL, **LAYERS)), "dense.weight", False),
     "t5": (lambda: T5ForConditionalGeneration(
-        T5Config(**SMALL, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2,
-                 decoder_start_token_id=0)), "Attention.q.weight", False),
+        T5Config(**SMALL | {"decoder_start_token_id": 0}, d_model=16, d_kv=8, d_ff=24, num_layers=2,
+                 num_heads=2)), "Attention.q.weight", False),
 }  # fmt: skip
 
 

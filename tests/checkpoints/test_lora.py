@@ -46,8 +46,8 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**SMALL, n_embd=16, n_layer=2, n_head=2)),
     "bert": lambda: BertModel(BertConfig(**SMALL, **LAYERS)),
     "t5": lambda: T5ForConditionalGeneration(
-        T5Config(**SMALL, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2,
-                 decoder_start_token_id=0)
+        T5Config(**SMALL | {"decoder_start_token_id": 0}, d_model=16, d_kv=8, d_ff=24, num_layers=2,
+                 num_heads=2)
     ),
 }  # fmt: skip
 

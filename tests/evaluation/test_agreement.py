@@ -142,8 +142,8 @@ def test_a_good_judge_narrows_the_interval_and_a_useless_one_leaves_it() -> None
     clusters = own(100), own(900, "r")
 
     def width(judged: object, others: object, power: float | None = None) -> float:
-        values = [np.asarray(v, float) for v in (human, judged, others)]
-        mean = prediction_powered(*values, *clusters, power=power).mean
+        ours, theirs = (np.asarray(v, float) for v in (judged, others))
+        mean = prediction_powered(human.astype(float), ours, theirs, *clusters, power=power).mean
         assert mean.low is not None and mean.high is not None
         return mean.high - mean.low
 

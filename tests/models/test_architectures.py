@@ -242,9 +242,9 @@ def test_of_t5_the_encoder_alone_is_taken(
 ) -> None:
     torch.manual_seed(0)
     config = transformers.T5Config(
-        vocab_size=300, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
-        decoder_start_token_id=0,
-    )  # fmt: skip
+        vocab_size=300, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4
+    )
+    config.decoder_start_token_id = 0
     transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
     AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path / "t5")
     encoder = Encoder.load(str(tmp_path / "t5"))

@@ -54,8 +54,8 @@ KINDS = {
         MambaConfig(**SMALL, bos_token_id=START, hidden_size=32, num_hidden_layers=1, state_size=4)
     ),
     "t5": lambda: T5ForConditionalGeneration(
-        T5Config(**SMALL, decoder_start_token_id=PAD, d_model=32, d_kv=8, d_ff=64, num_layers=2,
-                 num_heads=4, initializer_factor=3.0)
+        T5Config(**SMALL | {"decoder_start_token_id": PAD}, d_model=32, d_kv=8, d_ff=64,
+                 num_layers=2, num_heads=4, initializer_factor=3.0)
     ),
     "bart": lambda: BartForConditionalGeneration(
         BartConfig(**SMALL, bos_token_id=START, decoder_start_token_id=END, d_model=32,
@@ -379,7 +379,7 @@ def test_a_stream_that_is_given_up_ends(build: Build) -> None:
     generator = build("llama", max_new_tokens=15)
     steps: list[object] = []
     generator.model.register_forward_hook(lambda *_: steps.append(None))
-    pieces = generator.stream([4, 5, 6])
+    pieces: Any = generator.stream([4, 5, 6])
     next(pieces)
     pieces.close()
     begun = len(steps)

@@ -308,11 +308,10 @@ def test_attention_in_bf16_or_with_gradients_is_that_of_the_fused_kernel(
     generator = torch.Generator().manual_seed(3)
     q, k, v = (torch.randn(1, 2, 8, 4, generator=generator) for _ in range(3))
 
-    def attend(*qkv: Tensor) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         lengths = [2, 2, 3, 1]
-        return packed_attention(
-            torch.nn.Module(), *qkv, None, scaling, packed_lengths=lengths
-        )[0]  # fmt: skip
+        module = torch.nn.Module()
+        return packed_attention(module, q, k, v, None, scaling, packed_lengths=lengths)[0]
 
     expected = attend(q, k, v)
     torch.testing.assert_close(attend(q.clone().requires_grad_(), k, v), expected)

@@ -132,8 +132,9 @@ def test_positions_of_padding_are_no_room(tiny_reranker: Path, tmp_path: Path) -
     tokenizer = AutoTokenizer.from_pretrained(tiny_reranker, model_max_length=10**9)
     config = XLMRobertaConfig(
         vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=26, num_labels=1, pad_token_id=1,
+        intermediate_size=32, max_position_embeddings=26, pad_token_id=1,
     )  # fmt: skip
+    config.num_labels = 1
     XLMRobertaForSequenceClassification(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     reranker = Reranker.load(options(tmp_path))

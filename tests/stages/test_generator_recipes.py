@@ -24,4 +24,4 @@ def test_a_recipe_for_a_generator_is_a_configuration(
     config = build(
         STAGES["train-generator"].load().Config, merge([source, parse_set("examples=train.jsonl")])
     )
-    assert config.model == source.values["model"]
+    assert dict(config)["model"] == source.values["model"]

@@ -47,12 +47,12 @@ def tiny_t5(tiny_decoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A T5 with the tokens of the tiny decoder."""
     folder = tmp_path_factory.mktemp("models") / "tiny-t5"
     torch.manual_seed(0)
-    T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=464, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2,
-            pad_token_id=0, eos_token_id=2, decoder_start_token_id=0,
-        )
-    ).save_pretrained(folder)  # fmt: skip
+    config = T5Config(
+        vocab_size=464, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2,
+        pad_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+    config.decoder_start_token_id = 0
+    T5ForConditionalGeneration(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_decoder).save_pretrained(folder)
     return folder
 
