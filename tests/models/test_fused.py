@@ -67,24 +67,24 @@ def test_texts_are_laid_end_to_end_and_numbered() -> None:
 
 @pytest.mark.parametrize("kind", [*PACKED, *PADDED])
 def test_texts_in_one_row_are_what_padded_texts_are(kind: str, encoder_decoder: Build) -> None:
-    model, examples = encoder_decoder(kind), texts(LENGTHS)
+    model, examples = encoder_decoder(kind).double(), texts(LENGTHS)
     with torch.no_grad():
         expected = model(**padded_memory(model, examples), decoder_input_ids=ANSWERS).logits
         found = logits_of(model, examples)
         changed = logits_of(model, [*examples[:2], examples[2][:3]])
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.std()))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6 * float(expected.std()))
     assert not torch.allclose(changed[2], found[2], rtol=1e-3)  # every text counts
-    torch.testing.assert_close(changed[:2], found[:2], rtol=1e-4, atol=1e-4)  # for its own alone
+    torch.testing.assert_close(changed[:2], found[:2], rtol=1e-6, atol=1e-6)  # for its own alone
 
 
 @pytest.mark.parametrize("kind", [*PACKED, *PADDED])
 def test_one_text_is_read_as_the_plain_model_reads_it(kind: str, encoder_decoder: Build) -> None:
-    model, examples = encoder_decoder(kind), texts([[9], [4], [31]])
+    model, examples = encoder_decoder(kind).double(), texts([[9], [4], [31]])
     with torch.no_grad():
         found = logits_of(model, examples)
         for row, (text,), answer in zip(found, examples, ANSWERS, strict=True):
             plain = model(input_ids=torch.tensor([text]), decoder_input_ids=answer[None]).logits[0]
-            torch.testing.assert_close(row, plain, rtol=1e-5, atol=1e-5 * float(plain.std()))
+            torch.testing.assert_close(row, plain, rtol=1e-6, atol=1e-6 * float(plain.std()))
 
 
 @pytest.mark.parametrize("kind", [*PACKED, *PADDED])
