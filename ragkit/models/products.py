@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 def exact(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Compute the fp32 products of linear layers by oneDNN, gradients too.
 
-    Does nothing inside of an autocast region, on accelerators and without MKL.
+    Does nothing on accelerators, without MKL, and where autocast is on: around it, or begun inside.
     """
     if device.type != "cpu" or not _has_both() or torch.is_autocast_enabled("cpu"):
         return contextlib.nullcontext()
@@ -102,7 +102,7 @@ class _Products(TorchFunctionMode):
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the layer's output, in fp32 here."""
-        if x.dtype != torch.float32:
+        if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
             return nn.functional.linear(x, weight, bias)
         if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
             return _Linear.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]

@@ -76,6 +76,8 @@ def test_autocast_other_types_and_empty_inputs_are_torchs_business(
     model, x = layer(), states(3, 24)
     with torch.autocast("cpu", torch.bfloat16), products.exact(CPU):
         assert model(x).dtype == torch.bfloat16
+    with products.exact(CPU), torch.autocast("cpu", torch.bfloat16):  # as in a Trainer's model
+        assert model(x).dtype == torch.bfloat16
     with products.exact(CPU):
         assert layer().double()(x.double()).dtype == torch.float64
         assert model(x[:0]).shape == (0, 40)

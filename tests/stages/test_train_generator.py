@@ -24,6 +24,7 @@ from ragkit.config.load import Source, build
 from ragkit.data.files import read_json, read_jsonl, write_jsonl
 from ragkit.data.schema import Example, Passage
 from ragkit.errors import ConfigError, DataError, ModelError
+from ragkit.models import products
 from ragkit.models.pretrained import traits
 from ragkit.rag.answerers import build_answerer
 from ragkit.rag.prompting import Prompter
@@ -120,6 +121,27 @@ def test_a_trained_decoder_is_a_plain_checkpoint_with_a_card(stage: Stage, sft: 
     samples = read_jsonl(run / "samples.jsonl")
     assert [s["step"] for s in samples] == [0] * 3 + [5] * 3 + [10] * 3
     assert not (run / ".best").exists()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["fid", "reader"])
+def test_a_cpu_multiplies_in_the_precision_that_is_asked_for(
+    method: str, precision: str, stage: Stage, values: Values, tiny_encoder: Path, tiny_t5: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Where bf16 is asked for, no kernel for fp32 may get in before autocast."""
+    own, seen = products._multiply, set()
+
+    def watched(x: torch.Tensor, *rest: torch.Tensor | None) -> torch.Tensor:
+        seen.add(x.dtype)
+        return own(x, *rest)
+
+    monkeypatch.setattr(products, "_multiply", watched)
+    asked: Values = {"method": method, "max_length": 64, "model": str(tiny_encoder)}
+    if method == "fid":
+        asked |= {"model": str(tiny_t5), "passages": {"retriever": {"type": "bm25"}}}
+    stage("train-generator", **with_loop({**values, **asked}, precision=precision))
+    assert (torch.float32 in seen) == (precision == "fp32")
 
 
 def test_the_answerer_asks_as_the_model_was_trained(
