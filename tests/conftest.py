@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -117,6 +118,12 @@ def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token="</s>",
     ).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sentence_transformers() -> ModuleType:
+    """The reference; importing it takes seconds."""
+    return pytest.importorskip("sentence_transformers")
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from ragkit.checkpoints.layouts import Layout
 
 
+# layouts whose models lie in a folder each that transformers loads
+_NAMED = ("hf", "hf-dual", "dpr", "sentence-transformers")
+
+
 @dataclass(frozen=True)
 class Base:
     """One model, by the names that adapters have for its weights."""
@@ -96,6 +100,20 @@ def load_base(folder: Path, tower: str, device: str) -> PreTrainedModel:
         )
     loaded = layout.load(folder, Reading(), device)
     return loaded[tower if tower in loaded else ONLY]
+
+
+def check_named(folder: Path) -> None:
+    """Refuse a base that adapters could not name: its model is more, or less, than one folder.
+
+    Raises:
+        ModelError: it is of such a layout.
+    """
+    layout = _layout(folder)
+    if layout.name not in _NAMED:
+        raise ModelError(
+            f"{folder}: {layout.name}: adapters name a folder of their base that peft loads; "
+            "convert it to hf, and give that (--base)"
+        )
 
 
 def base_part(base: Checkpoint, tower: str) -> Base:

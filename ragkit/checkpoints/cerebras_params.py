@@ -6,7 +6,6 @@ business of `ragkit.checkpoints.cerebras`.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import yaml
 from transformers import BertConfig
 
 from ragkit.checkpoints.parts import ONLY, Checkpoint, LeftOut
+from ragkit.checkpoints.vectors import told
 from ragkit.config.load import read_yaml
 from ragkit.errors import ModelError
 from ragkit.models.layouts import EncoderSettings
@@ -189,13 +189,7 @@ def settings_held(
     """
     pooling = wanted.pooling if wanted.pooling in _POOLINGS else "cls"
     said = EncoderSettings(pooling=pooling, normalize=False, max_length=positions)
-    held = asdict(said)
-    lost = [
-        f"{key}: {value!r} (where it is used, set encoder.{key})"
-        for key, value in asdict(wanted).items()
-        if value != held[key]
-    ]
-    return said, tuple(lost)
+    return said, tuple(told(wanted, said))
 
 
 def write_params(checkpoint: Checkpoint, file: Path) -> None:

@@ -25,7 +25,7 @@ from ragkit.checkpoints.adapters import (
     tower_folders,
     weight_file,
 )
-from ragkit.checkpoints.bases import Base, base_part, read_base
+from ragkit.checkpoints.bases import Base, base_part, check_named, read_base
 from ragkit.checkpoints.lora import transposed
 from ragkit.checkpoints.parts import Checkpoint, Dense, LeftOut, Part, Reading, Writing, some
 from ragkit.checkpoints.weights import Weight, as_stored, contents, write_safetensors
@@ -75,6 +75,7 @@ def adapt(checkpoint: Checkpoint, writing: Writing) -> Checkpoint:
     """
     if writing.base is None:
         raise ModelError("adapters are the difference to another model: --base MODEL")
+    check_named(writing.base)
     base = read_base(writing.base, trust=False)
     for tower in checkpoint.parts:
         checkpoint = folders.without_copies(checkpoint, tower)

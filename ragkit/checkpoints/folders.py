@@ -52,8 +52,11 @@ _COMPANIONS = (
     "generation_config.json", "generator.json", "chat_template.jinja", "chat_template.json",
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
     "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model",
-    "sentencepiece.bpe.model", "preprocessor_config.json", "processor_config.json",
+    "sentencepiece.bpe.model", "spm.model", "source.spm", "target.spm", "target_vocab.json",
+    "bpe.codes", "tekken.json", "dict.txt", "vocab-src.json", "vocab-tgt.json",
+    "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
+_ADAPTERS = "adapter_config.json"
 
 
 def found(path: Path) -> bool:
@@ -96,6 +99,11 @@ def read_part(path: Path) -> tuple[Part, tuple[Stored, ...], tuple[LeftOut, ...]
     files = weight_files(path)
     if not files:
         raise ModelError(f"{path}: no weights in it ({', '.join(_STEMS)}, or shards with an index)")
+    if (path / _ADAPTERS).is_file():
+        raise ModelError(
+            f"{path}: a model and adapters ({_ADAPTERS}) in one folder, which transformers loads "
+            "together: give each a folder of its own, and the model as --base"
+        )
     config = read_config(path)
     opened = [contents(file) for file in files]
     weights = joined(opened)
@@ -221,8 +229,9 @@ def load_model(folder: Path, device: str) -> PreTrainedModel:
     except (*DAMAGED, ImportError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ModelError(f"{folder}: transformers cannot load it: {reason}") from error
-    # no vector of ours comes from a pooler, and most layouts do without
-    missing = [key for key in sorted(report["missing_keys"]) if "pooler." not in key]
+    # no vector of ours comes from an encoder's pooler, and most layouts do without; heads do not
+    bare = getattr(model, "base_model", None) is model
+    missing = [k for k in sorted(report["missing_keys"]) if not (bare and "pooler." in k)]
     if missing:
         raise ModelError(
             f"{folder}: {type(model).__name__} expects {len(missing)} weights that are not "
@@ -241,14 +250,14 @@ def load_model(folder: Path, device: str) -> PreTrainedModel:
     return model  # `from_pretrained` has put it into evaluation already
 
 
-def adapt(checkpoint: Checkpoint, _: Writing) -> Checkpoint:
+def adapt(checkpoint: Checkpoint, writing: Writing) -> Checkpoint:
     """Return the checkpoint as a folder holds it: tied weights once, no settings of an encoder.
 
     Raises:
         ModelError: two towers, dense layers, weights that the configuration ties and that differ.
     """
     only(checkpoint, "hf")
-    return without_copies(without_settings(checkpoint, "hf"), ONLY)
+    return without_copies(without_settings(checkpoint, "hf", writing.vectors), ONLY)
 
 
 def without_copies(checkpoint: Checkpoint, tower: str) -> Checkpoint:

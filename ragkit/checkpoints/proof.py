@@ -98,10 +98,17 @@ def _compare(name: str, wanted: Weight, written: Weight, path: Path) -> Traced:
     return Traced(name, wanted.shape, short(wanted.dtype), found, sources, wanted.how)
 
 
-def outputs_of(models: Mapping[str, PreTrainedModel]) -> dict[str, Tensor]:
-    """Return what each model makes of random tokens, the same each time.
+class NotRunError(Exception):
+    """A model asks for more than tokens."""
 
-    Of a model with a head the logits, of another the states of its last layer.
+
+def outputs_of(models: Mapping[str, PreTrainedModel]) -> dict[str, Tensor]:
+    """Return what each model makes of random tokens, the same each time, in one row.
+
+    Of a model with heads all their logits, of another the states of its last layer; no pooler's.
+
+    Raises:
+        NotRunError: a model that does not take them as they are.
     """
     return {tower: _outputs(model, _tokens(model)) for tower, model in models.items()}
 
@@ -149,15 +156,23 @@ def _tokens(model: PreTrainedModel) -> Tensor:
 
 
 def _outputs(model: PreTrainedModel, tokens: Tensor) -> Tensor:
-    given = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-    if model.config.is_encoder_decoder:
-        given["decoder_input_ids"] = tokens
-    with torch.no_grad():
-        output = model(**given)
-    if "start_logits" in output:
-        return torch.stack([output.start_logits, output.end_logits])
-    states: Tensor = output.logits if "logits" in output else output.last_hidden_state
-    return states
+    found: list[Tensor] = []
+    for row in (tokens[:1], tokens[1:]):  # some models take several only where they know what padding is
+        given = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+        if model.config.is_encoder_decoder:
+            given["decoder_input_ids"] = row
+        try:
+            with torch.no_grad():
+                output = model(**given)
+        except (ValueError, TypeError, RuntimeError, IndexError, AssertionError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise NotRunError(f"{type(model).__name__} of random tokens: {reason}") from error
+        found += [
+            value.flatten()
+            for name, value in output.items()
+            if isinstance(value, Tensor) and value.is_floating_point() and name != "pooler_output"
+        ]
+    return torch.cat(found)
 
 
 def parameters(checkpoint: Checkpoint) -> int:

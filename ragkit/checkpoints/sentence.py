@@ -21,10 +21,10 @@ from ragkit.models.layouts import (
     write_tower,
 )
 
-_MODULES = "modules.json"
+_MODULES, _PROMPTS = "modules.json", "config_sentence_transformers.json"
 _TOKENIZERS = {
     "tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model",
-    "sentencepiece.bpe.model",
+    "sentencepiece.bpe.model", "spm.model", "source.spm", "bpe.codes", "tekken.json",
 }  # fmt: skip
 _ROUTES = dict(zip(TOWERS, ("query", "document"), strict=True)) | {ONLY: ""}
 
@@ -106,6 +106,26 @@ def write(checkpoint: Checkpoint, folder: Path, writing: Writing) -> None:
     first, last = (list(checkpoint.parts.values())[i].settings for i in (0, -1))
     assert first is not None and last is not None
     write_layout(folder, replace(first, passage_prefix=last.passage_prefix), chains)
+    if found(checkpoint.path):
+        _keep_prompts(checkpoint.path, folder)
+
+
+def _keep_prompts(source: Path, folder: Path) -> None:
+    """Keep what a source of this layout says of prompts and scores beside the settings.
+
+    Without a word on scores it means cosine.
+    """
+    file = source / _PROMPTS
+    said = read_json(file) if file.is_file() else {}
+    own = read_json(folder / _PROMPTS)
+    write_json(
+        folder / _PROMPTS,
+        {
+            "prompts": {**(said.get("prompts") or {}), **own["prompts"]},
+            "default_prompt_name": said.get("default_prompt_name"),
+            "similarity_fn_name": said.get("similarity_fn_name") or "cosine",
+        },
+    )
 
 
 def _write_tower(part: Part, folder: Path, route: str, max_shard_size: str) -> list[Module]:

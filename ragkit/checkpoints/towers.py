@@ -55,19 +55,19 @@ def load(path: Path, _: Reading, device: str) -> dict[str, PreTrainedModel]:
     return {tower: folders.load_model(path / name, device) for tower, name in FOLDERS.items()}
 
 
-def adapt(checkpoint: Checkpoint, _: Writing) -> Checkpoint:
+def adapt(checkpoint: Checkpoint, writing: Writing) -> Checkpoint:
     """Return the checkpoint as two folders hold it; one tower for both is written twice.
 
     Raises:
         ModelError: dense layers.
     """
-    plain = without_settings(_doubled(checkpoint), "hf-dual")
+    plain = without_settings(_doubled(without_dpr(checkpoint)), "hf-dual", writing.vectors)
     for tower in TOWERS:
         plain = folders.without_copies(plain, tower)
     return plain
 
 
-def adapt_dpr(checkpoint: Checkpoint, _: Writing) -> Checkpoint:
+def adapt_dpr(checkpoint: Checkpoint, writing: Writing) -> Checkpoint:
     """Return the checkpoint as DPR's classes hold it: BERTs without a pooler.
 
     Raises:
@@ -77,7 +77,7 @@ def adapt_dpr(checkpoint: Checkpoint, _: Writing) -> Checkpoint:
     for tower in TOWERS:
         doubled = bare_bert(doubled, tower)
     as_dpr = {t: replace(p, config=_dpr_config(p, t)) for t, p in doubled.parts.items()}
-    told = without_settings(replace(doubled, parts=as_dpr), "dpr")
+    told = without_settings(replace(doubled, parts=as_dpr), "dpr", writing.vectors)
     parts = {t: replace(p, config=doubled.parts[t].config) for t, p in told.parts.items()}
     return replace(told, parts=parts)
 

@@ -18,7 +18,6 @@ from ragkit.models.layouts import EncoderSettings, TowerLayout
 from ragkit.models.loading import NO_LIMIT, positions, settings_of
 
 _TOKENIZER = "tokenizer_config.json"
-_TOLD = ("pooling", "normalize", "query_prefix", "passage_prefix", "max_length")
 
 
 def with_settings(checkpoint: Checkpoint, wanted: Vectors) -> Checkpoint:
@@ -50,9 +49,10 @@ def assumed(part: Part, wanted: Vectors) -> dict[str, str]:
     return {", ".join(named): where} if named else {}
 
 
-def without_settings(checkpoint: Checkpoint, layout: str) -> Checkpoint:
+def without_settings(checkpoint: Checkpoint, layout: str, wanted: Vectors) -> Checkpoint:
     """Return the checkpoint as a layout of plain models holds it: settings are said to be lost.
 
+    wanted: settings that somebody gave, which are lost as well
     Raises:
         ModelError: dense layers behind the pooling, which are weights.
     """
@@ -64,8 +64,9 @@ def without_settings(checkpoint: Checkpoint, layout: str) -> Checkpoint:
                 f"{checkpoint.path}: {layout} has no room for the {len(part.dense)} dense layers "
                 "behind its pooling; sentence-transformers has"
             )
-        if part.settings:
-            lost |= dict.fromkeys(_untold(part, part.settings))
+        if part.settings or wanted.model_dump(exclude_none=True):
+            said = part.settings or settings(part)
+            lost |= dict.fromkeys(told(given(said, wanted), settings(part)))
         parts[tower] = replace(part, settings=None)
     return replace(checkpoint, parts=parts, lost=tuple(lost))
 
@@ -103,11 +104,16 @@ def without_dpr(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def _untold(part: Part, said: EncoderSettings) -> list[str]:
-    """Return the settings that differ from the usual ones, and where to give them."""
-    expected, held = asdict(settings(part)), asdict(said)
+def told(wanted: EncoderSettings, held: EncoderSettings) -> list[str]:
+    """Return the settings that are not those that a layout holds, and where they can be given."""
     return [
-        f"{key}: {held[key]!r} (where it is used, set encoder.{key})"
-        for key in _TOLD
-        if held[key] != expected[key]
+        f"{key}: {value!r} (where it is used, {_where(key)})"
+        for key, value in asdict(wanted).items()
+        if value != getattr(held, key)
     ]
+
+
+def _where(key: str) -> str:
+    if key in Vectors.model_fields:
+        return f"set encoder.{key}"
+    return "keep to sentence-transformers, which alone can say it"

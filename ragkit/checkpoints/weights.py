@@ -130,7 +130,13 @@ def write_safetensors(weights: Mapping[str, Weight], file: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    tensors = {key: weight.read().contiguous() for key, weight in weights.items()}
+    tensors: dict[str, Tensor] = {}
+    taken: set[int] = set()  # it refuses tensors that share their memory, as torch files may have
+    for key, weight in weights.items():
+        tensor = weight.read().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        tensors[key] = tensor.clone() if memory in taken else tensor
+        taken.add(memory)
     try:
         save_file(tensors, file, metadata={"format": "pt"})
     except SafetensorError as error:  # what it raises on a full disk
@@ -167,9 +173,10 @@ def cast(weight: Weight, dtype: torch.dtype, name: str) -> Weight:
     def read() -> Tensor:
         before = weight.read()
         after = before.to(dtype)
-        if not after.isfinite().all() and before.isfinite().all():
+        if (before.isfinite() & ~after.isfinite()).any():
+            largest = before[before.isfinite()].abs().max().item()
             raise ModelError(
-                f"{name}: its largest value, {before.abs().max().item():g}, is beyond "
+                f"{name}: its largest value, {largest:g}, is beyond "
                 f"{short(dtype)} (up to {torch.finfo(dtype).max:g}): choose bf16 or fp32"
             )
         return after

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +82,7 @@ def convert(config: Config) -> str:
     target, output = _target(config)
     reading = _reading(config)
     layout, checkpoint = opened(config, reading)
+    _check_place(output, [checkpoint.path, reading.base, reading.passages])
     if config.check and layout.load is not None:
         layout.load(checkpoint.path, reading, "meta")  # before hours of writing
     writing = Writing(config.encoder, config.max_shard_size, reading.base, config.rank)
@@ -90,7 +91,7 @@ def convert(config: Config) -> str:
     if config.dtype:
         adapted = adapted.cast(PRECISIONS[config.dtype])
     proof.check_used(adapted)
-    _check_place(output, adapted)
+    _check_place(output, _read_of(adapted))
     with _beside(output, config.force) as folder:
         target.write(adapted, folder, writing)
         account = account_of(config.source, layout, target, adapted)
@@ -117,11 +118,14 @@ def opened(config: Config, reading: Reading) -> tuple[Layout, Checkpoint]:
     path = located(config.source)
     layout = layout_of(path)
     checkpoint = layout.read(path, reading)
-    if reading.passages and layout.name != "hf":
-        raise ConfigError(
-            f"passages: {config.passages}: a second tower is read beside a plain folder (hf) "
-            f"only, and {config.source} is {layout.name}"
-        )
+    if reading.passages:
+        towers = {config.source: layout, config.passages: layout_of(reading.passages)}
+        for tower, its in towers.items():
+            if its.name != "hf":
+                raise ConfigError(
+                    f"passages: {config.passages}: two towers are read from two plain folders "
+                    f"(hf), and {tower} is {its.name}"
+                )
     for tower, part in checkpoint.parts.items():
         check_layers(part, f"{path} ({tower})" if tower else str(path))
     logger.info("%s: %s, %s", path, layout.name, precisions(checkpoint))
@@ -150,19 +154,19 @@ def _target(config: Config) -> tuple[Layout, Path]:
     return LAYOUTS[config.to], config.output
 
 
-def _check_place(output: Path, adapted: Checkpoint) -> None:
-    """Make sure that nothing that is read lies in what --force replaces.
-
-    The source itself may be replaced by what it becomes.
-    """
+def _check_place(output: Path, given: Iterable[Path | None]) -> None:
+    """Make sure that nothing that is read lies in what --force replaces."""
     place = output.resolve()
-    if place == adapted.path.resolve():
-        return
-    weights = (s.file for weight in adapted.named().values() for s in weight.sources)
-    others = (file for part in adapted.parts.values() for file in part.files.values())
-    for file in dict.fromkeys((*weights, *others)):
-        if file.resolve().is_relative_to(place):
-            raise RunError(f"{output}: {file} is read, and --force would remove it: another -o")
+    for path in given:
+        if path is not None and path.resolve().is_relative_to(place):
+            raise RunError(f"{output}: {path} is read, and --force would remove it: another -o")
+
+
+def _read_of(checkpoint: Checkpoint) -> dict[Path, None]:
+    """Return the files that a checkpoint is read from."""
+    weights = (s.file for weight in checkpoint.named().values() for s in weight.sources)
+    others = (file for part in checkpoint.parts.values() for file in part.files.values())
+    return dict.fromkeys((*weights, *others))
 
 
 @contextmanager
@@ -221,11 +225,15 @@ def _prove(
     target.load(folder, alone, "meta")
     if layout.load is None:
         return account | {"not_run": f"transformers does not load {layout.name}"}
-    if not (proof.is_small(adapted) if config.outputs is None else config.outputs):
+    if config.outputs is False:
+        return account | {"not_run": "not asked for (--no-outputs)"}
+    if not (config.outputs or proof.is_small(adapted)):
         return account | {"not_run": "it is large (--outputs: do it all the same)"}
-    # one side's models in memory at a time
-    before = proof.outputs_of(layout.load(adapted.path, reading, "cpu"))
-    after = proof.outputs_of(target.load(folder, alone, "cpu"))
+    try:  # one side's models in memory at a time
+        before = proof.outputs_of(layout.load(adapted.path, reading, "cpu"))
+        after = proof.outputs_of(target.load(folder, alone, "cpu"))
+    except proof.NotRunError as error:
+        return account | {"not_run": str(error)}
     exact = not any(weight.how for weight in adapted.named().values())
     difference = proof.largest_difference(before, after, exact)
     if difference is None:

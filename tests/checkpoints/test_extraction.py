@@ -253,6 +253,14 @@ def test_a_base_is_asked_for(tmp_path: Path) -> None:
     assert any("--base MODEL" in str(cell) for cell in rows.columns[1].cells)
 
 
+def test_a_base_that_is_no_folder_of_a_model_is_refused(tmp_path: Path) -> None:
+    """Adapters on adapters: what the new ones name would be the base of the old ones."""
+    tuned("llama", tmp_path, rank=2)
+    adapters = write(tmp_path, rank=2)
+    with pytest.raises(ModelError, match="adapter: lora: adapters name a folder of their base"):
+        extraction.adapt(opened(tmp_path / "tuned"), Writing(base=adapters, rank=2))
+
+
 def test_equal_models_have_nothing_to_extract(tmp_path: Path) -> None:
     tuned("llama", tmp_path)
     same = opened(tmp_path / "base")

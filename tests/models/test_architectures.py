@@ -67,12 +67,6 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], bool]] = {
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 
 
-@pytest.fixture(scope="module")
-def sentence_transformers() -> ModuleType:
-    """The reference; importing it takes seconds."""
-    return pytest.importorskip("sentence_transformers")
-
-
 def byte_tokenizer(eos: bool) -> PreTrainedTokenizerFast:
     """Return a tokenizer of bytes, which can end texts as Qwen3-Embedding's does."""
     tokens = ["<pad>", "<s>", "</s>", "<unk>", *sorted(pre_tokenizers.ByteLevel.alphabet())]

@@ -3,12 +3,15 @@
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -283,7 +286,8 @@ def test_a_source_is_not_replaced_by_itself(
 ) -> None:
     run(tiny_encoder, "hf", "out")
     before = states(tmp_path / "out")
-    run(tmp_path / "out", "hf", "out", force=True, max_shard_size="50KB")
+    with pytest.raises(RunError, match=r"out: \S*out is read, and --force would remove it"):
+        run(tmp_path / "out", "hf", "out", force=True, max_shard_size="50KB")
     assert_same(states(tmp_path / "out"), before)
 
 
@@ -302,14 +306,14 @@ def test_what_is_read_is_not_removed_by_force(
     tiny_encoder: Path, tmp_path: Path, run: Convert
 ) -> None:
     run(tiny_encoder, "hf", "all/model")
-    with pytest.raises(RunError, match=r"all: \S*model\.safetensors is read, and --force would"):
+    with pytest.raises(RunError, match=r"all: \S*model is read, and --force would"):
         run(tmp_path / "all" / "model", "hf", "all", force=True)
     changed = {**states(tiny_encoder)}
     changed["encoder.layer.0.output.dense.weight"] *= 2
     run(tiny_encoder, "hf", "tuned")
     save_file(changed, tmp_path / "tuned" / "model.safetensors", metadata={"format": "pt"})
     base = tmp_path / "all" / "model"
-    with pytest.raises(RunError, match=r"model: \S*model\.safetensors is read"):
+    with pytest.raises(RunError, match=r"model: \S*model is read"):
         run(tmp_path / "tuned", "lora", "all/model", base=str(base), force=True)
     assert_same(states(base), states(tiny_encoder))
 
@@ -482,3 +486,179 @@ def test_the_files_are_safetensors_with_their_format(
     run(tiny_encoder, "hf", "out")
     with safe_open(tmp_path / "out" / "model.safetensors", framework="pt") as opened:
         assert opened.metadata() == {"format": "pt"}
+
+
+def test_a_base_within_what_it_is_the_base_of_is_not_removed(
+    tiny_encoder: Path, tmp_path: Path, run: Convert
+) -> None:
+    run(tiny_encoder, "hf", "base")
+    changed = states(tiny_encoder)
+    changed["encoder.layer.0.output.dense.weight"] *= 2
+    run(tiny_encoder, "hf", "tuned")
+    save_file(changed, tmp_path / "tuned" / "model.safetensors", metadata={"format": "pt"})
+    base = shutil.copytree(tmp_path / "base", tmp_path / "out" / "base")
+    with pytest.raises(RunError, match=r"out: \S*base is read, and --force would remove it"):
+        run(tmp_path / "tuned", "lora", "out", base=str(base), rank=2, force=True)
+    assert_same(states(base), states(tmp_path / "base"))
+
+
+def test_a_passages_tower_with_more_than_a_plain_folder_says_is_refused(
+    tiny_encoder: Path, tmp_path: Path, run: Convert
+) -> None:
+    run(tiny_encoder, "sentence-transformers", "st", encoder={"pooling": "cls"})
+    with pytest.raises(ConfigError, match=r"two plain folders \(hf\), and \S*st is sentence-tra"):
+        run(tiny_encoder, "hf-dual", "out", passages=str(tmp_path / "st"))
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "euclidean", None])
+def test_prompts_and_scores_of_a_sentence_transformers_folder_stay(
+    similarity: str | None, tiny_encoder: Path, tmp_path: Path, run: Convert,
+    sentence_transformers: ModuleType,
+) -> None:  # fmt: skip
+    plain = {"normalize": False, "query_prefix": "ask: "}
+    run(tiny_encoder, "sentence-transformers", "st", encoder=plain)
+    file = tmp_path / "st" / "config_sentence_transformers.json"
+    said = {
+        "prompts": {"clustering": "group: ", "query": "ask: ", "document": ""},
+        "default_prompt_name": "query",
+        "similarity_fn_name": similarity,
+    }
+    file.write_text(json.dumps(said))
+    run(tmp_path / "st", "sentence-transformers", "out", dtype="bf16", max_shard_size="50KB")
+    before, after = (
+        sentence_transformers.SentenceTransformer(str(tmp_path / name), device="cpu")
+        for name in ("st", "out")
+    )
+    assert after.prompts == before.prompts == said["prompts"]
+    assert after.default_prompt_name == before.default_prompt_name == "query"
+    assert after.similarity_fn_name == before.similarity_fn_name == (similarity or "cosine")
+
+
+def test_settings_that_a_layout_has_no_word_for_are_named(
+    tiny_encoder: Path, tmp_path: Path, run: Convert
+) -> None:
+    run(tiny_encoder, "sentence-transformers", "st")
+    for name, key, value in (
+        ("sentence_bert_config.json", "do_lower_case", True),
+        ("1_Pooling/config.json", "include_prompt", False),
+    ):
+        file = tmp_path / "st" / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    lost = run(tmp_path / "st", "hf", "plain")["lost"]
+    assert [each.split(" (")[0] for each in lost] == ["include_prompt: False", "lower_case: True"]
+    assert all("sentence-transformers" in each for each in lost)
+    cerebras = run(tmp_path / "st", "cerebras", "mdl")["lost"]
+    assert not any("encoder.lower_case" in each for each in cerebras)
+    for to in ("hf", "hf-dual", "dpr"):  # asked for, and not held
+        lost = run(tiny_encoder, to, f"asked-{to}", encoder={"query_prefix": "ask: "})["lost"]
+        assert "query_prefix: 'ask: ' (where it is used, set encoder.query_prefix)" in lost
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (hf.BertForPreTraining, "outputs on random tokens: equal"),
+        (hf.LlamaForSequenceClassification, "outputs on random tokens: equal"),
+        (hf.BartForSequenceClassification, "outputs not compared: BartForSequenceClassification"),
+    ],
+)
+def test_models_of_every_head_are_compared_or_said_not_to_be(
+    kind: Any, told: str, tmp_path: Path, run: Convert
+) -> None:
+    sizes = {
+        "vocab_size": 90, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 24, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1,
+        "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 24,
+        "decoder_ffn_dim": 24, "eos_token_id": 89,
+    }  # fmt: skip
+    kind(kind.config_class(**sizes)).save_pretrained(tmp_path / "source")
+    assert told in run(tmp_path / "source", "hf", "out")["said"]
+    said = run(tmp_path / "source", "hf", "unasked", outputs=False)["said"]
+    assert "outputs not compared: not asked for (--no-outputs)" in said
+
+
+def test_tensors_that_share_a_memory_are_written_apart(tmp_path: Path, run: Convert) -> None:
+    torch.manual_seed(0)
+    model = hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2))
+    config = model.config.to_dict()
+    del config["architectures"]  # so that nothing says which of its weights are one
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "config.json").write_text(json.dumps(config))
+    torch.save(model.state_dict(), tmp_path / "source" / "pytorch_model.bin")
+    run(tmp_path / "source", "hf", "out", check=False)
+    assert_same(states(tmp_path / "out"), dict(model.state_dict()))
+
+
+def test_a_pair_of_dpr_folders_becomes_plain_towers(
+    dpr_pair: Path, tmp_path: Path, run: Convert
+) -> None:
+    account = run(dpr_pair / "q", "hf-dual", "out", passages=str(dpr_pair / "c"))
+    assert account["outputs"] == {"largest_difference": 0.0}
+    assert "normalize: False (where it is used, set encoder.normalize)" in account["lost"]
+    for name, source, kind in (
+        ("q_encoder", "q", DPRQuestionEncoder), ("ctx_encoder", "c", DPRContextEncoder)
+    ):  # fmt: skip
+        inner = getattr(kind.from_pretrained(dpr_pair / source), kind.base_model_prefix).bert_model
+        assert_same(states(tmp_path / "out" / name), dict(inner.state_dict()))
+
+
+@pytest.fixture
+def dpr_pair(tmp_path: Path) -> Path:
+    """The two folders of a DPR: q and c."""
+    torch.manual_seed(0)
+    config = hf.DPRConfig(
+        vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=24,
+    )  # fmt: skip
+    DPRQuestionEncoder(config).save_pretrained(tmp_path / "dpr" / "q")
+    DPRContextEncoder(config).save_pretrained(tmp_path / "dpr" / "c")
+    return tmp_path / "dpr"
+
+
+def test_a_head_without_its_pooler_is_not_whole(
+    tiny_encoder: Path, tmp_path: Path, run: Convert
+) -> None:
+    """An encoder does without; a classifier's scores are made of it."""
+    config = hf.BertConfig(
+        vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=24,
+    )  # fmt: skip
+    hf.BertForSequenceClassification(config).save_pretrained(tmp_path / "source")
+    kept = {k: v for k, v in states(tmp_path / "source").items() if "pooler" not in k}
+    save_file(kept, tmp_path / "source" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="expects 2 weights that are not there: bert.pooler"):
+        run(tmp_path / "source", "hf", "out")
+
+
+def test_a_model_beside_adapters_is_ambiguous(tiny_decoder: Path, tmp_path: Path) -> None:
+    both = shutil.copytree(tiny_decoder, tmp_path / "both")
+    (both / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="both: a model and adapters .* in one folder"):
+        inspect(Config(source=str(both)))
+
+
+@pytest.mark.parametrize("file", ["spm.model", "source.spm", "bpe.codes", "tekken.json"])
+def test_a_tokenizer_goes_along_whatever_its_file(
+    file: str, tiny_encoder: Path, tmp_path: Path, run: Convert, log_lines: list[str]
+) -> None:
+    run(tiny_encoder, "hf", "source")
+    for token in (tmp_path / "source").glob("*token*"):
+        token.unlink()
+    (tmp_path / "source" / "vocab.txt").unlink(missing_ok=True)
+    (tmp_path / "source" / file).write_bytes(b"pieces")
+    run(tmp_path / "source", "hf", "out")
+    assert (tmp_path / "out" / file).read_bytes() == b"pieces"
+    run(tmp_path / "source", "sentence-transformers", "st")
+    assert not any("no tokenizer" in line for line in log_lines)
+
+
+def test_one_number_beyond_a_precision_hides_no_other(
+    tiny_encoder: Path, tmp_path: Path, run: Convert
+) -> None:
+    run(tiny_encoder, "hf", "source")
+    large = states(tiny_encoder)
+    name = "encoder.layer.0.output.dense.weight"
+    large[name][0, :2] = torch.tensor([torch.inf, 1e6])
+    save_file(large, tmp_path / "source" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"{name}: its largest value, 1e.06, is beyond fp16"):
+        run(tmp_path / "source", "hf", "out", dtype="fp16")
