@@ -157,7 +157,8 @@ def _tokens(model: PreTrainedModel) -> Tensor:
 
 def _outputs(model: PreTrainedModel, tokens: Tensor) -> Tensor:
     found: list[Tensor] = []
-    for row in (tokens[:1], tokens[1:]):  # some models take several only where they know what padding is
+    # some models take several rows only where they know what padding is
+    for row in (tokens[:1], tokens[1:]):
         given = {"input_ids": row, "attention_mask": torch.ones_like(row)}
         if model.config.is_encoder_decoder:
             given["decoder_input_ids"] = row
