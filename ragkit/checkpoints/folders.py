@@ -16,6 +16,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
+from ragkit.checkpoints import adapters
 from ragkit.checkpoints.parts import (
     ONLY,
     TOWERS,
@@ -56,7 +57,6 @@ _COMPANIONS = (
     "bpe.codes", "tekken.json", "dict.txt", "vocab-src.json", "vocab-tgt.json",
     "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
-_ADAPTERS = "adapter_config.json"
 
 
 def found(path: Path) -> bool:
@@ -99,10 +99,10 @@ def read_part(path: Path) -> tuple[Part, tuple[Stored, ...], tuple[LeftOut, ...]
     files = weight_files(path)
     if not files:
         raise ModelError(f"{path}: no weights in it ({', '.join(_STEMS)}, or shards with an index)")
-    if (path / _ADAPTERS).is_file():
+    if (path / adapters.CONFIG).is_file():
         raise ModelError(
-            f"{path}: a model and adapters ({_ADAPTERS}) in one folder, which transformers loads "
-            "together: give each a folder of its own, and the model as --base"
+            f"{path}: a model and adapters ({adapters.CONFIG}) in one folder, which transformers "
+            "loads together: give each a folder of its own, and the model as --base"
         )
     config = read_config(path)
     opened = [contents(file) for file in files]

@@ -24,7 +24,7 @@ from ragkit.checkpoints.references import located
 from ragkit.checkpoints.weights import PRECISIONS
 from ragkit.config.blocks import Block, Vectors
 from ragkit.data.files import write_json
-from ragkit.errors import ConfigError, RunError
+from ragkit.errors import ConfigError, ModelError, RunError
 from ragkit.log import logger, progress
 from ragkit.stages.convert_text import ACCOUNT, account_of, inspected, precisions, told
 
@@ -229,11 +229,15 @@ def _prove(
         return account | {"not_run": "not asked for (--no-outputs)"}
     if not (config.outputs or proof.is_small(adapted)):
         return account | {"not_run": "it is large (--outputs: do it all the same)"}
-    try:  # one side's models in memory at a time
+    # one side's models in memory at a time
+    try:
         before = proof.outputs_of(layout.load(adapted.path, reading, "cpu"))
-        after = proof.outputs_of(target.load(folder, alone, "cpu"))
     except proof.NotRunError as error:
         return account | {"not_run": str(error)}
+    try:
+        after = proof.outputs_of(target.load(folder, alone, "cpu"))
+    except proof.NotRunError as error:
+        raise ModelError(f"it ran before and does not now: {error}") from error
     exact = not any(weight.how for weight in adapted.named().values())
     difference = proof.largest_difference(before, after, exact)
     if difference is None:

@@ -24,7 +24,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from ragkit.checkpoints import weights
+from ragkit.checkpoints import proof, weights
 from ragkit.config.load import build, merge, option
 from ragkit.errors import ConfigError, ModelError, RagkitError, RunError
 from ragkit.models.encoder import Encoder
@@ -575,6 +575,23 @@ def test_models_of_every_head_are_compared_or_said_not_to_be(
     assert told in run(tmp_path / "source", "hf", "out")["said"]
     said = run(tmp_path / "source", "hf", "unasked", outputs=False)["said"]
     assert "outputs not compared: not asked for (--no-outputs)" in said
+
+
+def test_a_model_that_runs_no_more_is_not_the_same(
+    tiny_encoder: Path, tmp_path: Path, run: Convert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, ran = proof.outputs_of, []
+
+    def once(models: Any) -> Any:
+        if ran:
+            raise proof.NotRunError("BertModel of random tokens: no")
+        ran.append(models)
+        return own(models)
+
+    monkeypatch.setattr(proof, "outputs_of", once)
+    with pytest.raises(ModelError, match="it ran before and does not now: BertModel"):
+        run(tiny_encoder, "hf", "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_tensors_that_share_a_memory_are_written_apart(tmp_path: Path, run: Convert) -> None:
